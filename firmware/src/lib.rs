@@ -1,0 +1,2 @@
+//! The ROM, as a library that also builds on the host.
+#![no_std]

@@ -1,0 +1,1 @@
+//! Harness for suites that boot real guests.

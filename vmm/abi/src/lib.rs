@@ -1,0 +1,11 @@
+//! The machine contract: what the VMM promises a guest, and what firmware and init count on.
+//!
+//! Everything here is a constant or a plain type; nothing allocates, and nothing is unsafe.
+#![no_std]
+#![forbid(unsafe_code)]
+
+pub mod announce;
+pub mod init_config;
+pub mod layout;
+pub mod ports;
+pub mod timeline;

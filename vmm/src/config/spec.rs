@@ -1,0 +1,140 @@
+//! The validated specification of a VM. A value of these types can be built without further checks.
+
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+/// Something that the user names by path, or hands over as an open descriptor (`fd:N`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A path.
+    Path(PathBuf),
+    /// A descriptor that the parent process left open.
+    Fd(RawFd),
+}
+
+/// All that determines a VM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VmSpec {
+    /// What it boots.
+    pub boot: BootSpec,
+    /// Number of vCPUs, 1 to 254.
+    pub cpus: u8,
+    /// Its RAM.
+    pub memory: MemorySpec,
+    /// Which set of legacy devices it has.
+    pub machine: MachineKind,
+    /// Where its serial console goes.
+    pub console: ConsoleSpec,
+    /// Whether and how the boot timeline is shown.
+    pub timeline: TimelineMode,
+    /// When the parent started us: nanoseconds of `CLOCK_MONOTONIC`.
+    pub timeline_origin: Option<u64>,
+    /// Where the record of how the VM ended goes, as JSON.
+    pub result: Option<PathBuf>,
+    /// Promise the guest a TSC that never changes its rate (the VM then cannot be migrated).
+    pub invtsc: bool,
+}
+
+/// What a VM boots.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BootSpec {
+    /// `bzImage` or ELF; may be absent only when there is a firmware.
+    pub kernel: Option<Source>,
+    /// Initial RAM file system.
+    pub initrd: Option<Source>,
+    /// Kernel command line, without NUL.
+    pub cmdline: String,
+    /// ROM image, mapped so that it ends at 4 GiB.
+    pub firmware: Option<Source>,
+    /// How an ELF kernel is entered.
+    pub protocol: Protocol,
+    /// Whether the payload of a `bzImage` is unpacked on the host.
+    pub unpack: bool,
+    /// Where an unpacked kernel is placed.
+    pub kaslr: Kaslr,
+}
+
+/// How a kernel is entered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// The 64-bit Linux protocol where the kernel has it, else PVH.
+    #[default]
+    Auto,
+    /// Linux's 64-bit boot protocol.
+    Linux64,
+    /// PVH, by the ELF note `XEN_ELFNOTE_PHYS32_ENTRY` (18).
+    Pvh,
+}
+
+/// Kernel address space layout randomisation of an unpacked `bzImage`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kaslr {
+    /// A fresh random offset.
+    #[default]
+    Random,
+    /// No offset.
+    Off,
+    /// An offset drawn from this seed, for runs that must repeat.
+    Seed(u64),
+}
+
+/// Guest RAM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemorySpec {
+    /// Bytes; a multiple of 4 KiB (of the huge page where one is asked for).
+    pub size: u64,
+    /// Huge pages behind it.
+    pub huge: HugePages,
+    /// Touch all of it before the guest starts.
+    pub prealloc: bool,
+    /// Shared with other processes (a memfd) instead of private.
+    pub shared: bool,
+}
+
+/// Huge pages behind guest RAM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HugePages {
+    /// As the host is configured.
+    #[default]
+    Default,
+    /// Transparent huge pages, asked for with `madvise`.
+    Thp,
+    /// 2 MiB pages from the host's pool (hugetlbfs).
+    Size2M,
+    /// 1 GiB pages from the host's pool.
+    Size1G,
+}
+
+/// Which set of legacy devices a machine has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MachineKind {
+    /// Only what a modern guest needs.
+    #[default]
+    Fast,
+    /// PIT, PIC, RTC and CMOS memory sizes as well, for old kernels and memory testers.
+    Legacy,
+}
+
+/// Where the serial console goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ConsoleSpec {
+    /// Standard input and output.
+    #[default]
+    Stdio,
+    /// Output to this file; no input.
+    File(PathBuf),
+    /// Nowhere.
+    Off,
+}
+
+/// Whether and how the boot timeline is shown, on standard error.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TimelineMode {
+    /// Not shown.
+    #[default]
+    Off,
+    /// A table with bars.
+    Text,
+    /// One JSON object.
+    Json,
+}

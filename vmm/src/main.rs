@@ -1,0 +1,2 @@
+//! The `jiffy` command.
+fn main() {}

@@ -1,0 +1,3 @@
+//! Guest memory: regions, their backing, and the one path by which the VMM writes to it.
+
+pub mod layout;
