@@ -1,2 +1,37 @@
-//! Builds, runs, tests and measures Jiffy.
-fn main() {}
+//! `cargo xtask`: builds, runs, tests and measures Jiffy. One file per task.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use xtask::ctx::{self, Ctx};
+
+mod tasks;
+
+/// Builds, runs, tests and measures Jiffy.
+#[derive(Parser)]
+#[command(name = "cargo xtask", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    global: ctx::Options,
+    #[command(subcommand)]
+    task: Task,
+}
+
+/// One line per task; each task's own file describes its arguments.
+#[derive(Subcommand)]
+enum Task {
+    Build(tasks::build::Args),
+    Clean(tasks::clean::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = Ctx::new(&cli.global).and_then(|ctx| match cli.task {
+        Task::Build(args) => tasks::build::run(&ctx, &args),
+        Task::Clean(args) => tasks::clean::run(&ctx, &args),
+    });
+    done.unwrap_or_else(|error| {
+        eprintln!("xtask: {error:#}");
+        ExitCode::from(ctx::FAILED)
+    })
+}

@@ -1,0 +1,4 @@
+//! The tasks: each file has an `Args` for clap and a `run` that does it.
+
+pub mod build;
+pub mod clean;
