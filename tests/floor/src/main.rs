@@ -31,7 +31,7 @@ const GUEST: [u8; 11] = {
         0xba, m0, m1, // mov dx, MARK
         0xb0, 0x80, // mov al, 0x80
         0xee, // out dx, al
-        0xba, s0, s1, // mov dx, STOP
+        0xba, s0, s1,   // mov dx, STOP
         0xee, // out dx, al
         0xf4, // hlt
     ]
@@ -112,7 +112,7 @@ pub unsafe extern "C" fn main(argc: c_int, argv: *const *const c_char) -> c_int 
         return 125;
     }
     // SAFETY: argc is 2, so that argv[1] is there.
-    let argument = unsafe { *argv.add(1) };
+    let argument = unsafe { *argv.wrapping_add(1) };
     // SAFETY: a NUL-terminated string that lives as long as the process.
     let argument = unsafe { CStr::from_ptr(argument) };
     let mib: Option<u64> = argument.to_str().ok().and_then(|s| s.parse().ok());
@@ -136,10 +136,10 @@ fn start(size: u64) -> c_int {
     let ram =
         map(size as usize, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE, -1).cast::<u8>();
     // SAFETY: RAM is at least 1 MiB, and nobody else has it yet.
-    unsafe { ram.add(ENTRY.into()).copy_from_nonoverlapping(GUEST.as_ptr(), GUEST.len()) };
+    unsafe { ram.wrapping_add(ENTRY.into()).copy_from_nonoverlapping(GUEST.as_ptr(), GUEST.len()) };
     let low = size.min(HOLE);
-    let mut regions = [(0, 0, low), (AFTER_HOLE, low, size - low)].into_iter().filter(|r| r.2 > 0).zip(0..);
-    while let Some(((guest_phys_addr, offset, memory_size), slot)) = regions.next() {
+    let regions = [(0, 0, low), (AFTER_HOLE, low, size - low)].into_iter().filter(|r| r.2 > 0).zip(0..);
+    for ((guest_phys_addr, offset, memory_size), slot) in regions {
         let userspace_addr = ram as u64 + offset;
         let mut region =
             kvm_userspace_memory_region { slot, flags: 0, guest_phys_addr, memory_size, userspace_addr };
@@ -172,14 +172,14 @@ fn start(size: u64) -> c_int {
     loop {
         ioctl(vcpu, RUN, "KVM_RUN");
         // SAFETY: KVM has filled the structure, and writes to it only in KVM_RUN.
-        let reason = unsafe { (*run).exit_reason };
-        if reason != KVM_EXIT_IO {
-            eprintln!("floor: KVM_RUN: exit reason {reason}");
+        let run = unsafe { &*run };
+        if run.exit_reason != KVM_EXIT_IO {
+            eprintln!("floor: KVM_RUN: exit reason {}", run.exit_reason);
             return 125;
         }
-        // SAFETY: as above; for this exit reason, `io` is the member of the union that is filled.
-        let io = unsafe { (*run).__bindgen_anon_1.io };
-        if io.port == STOP {
+        // SAFETY: for this exit reason, `io` is the member of the union that is filled.
+        let port = unsafe { run.__bindgen_anon_1.io.port };
+        if port == STOP {
             break;
         }
         mark = (now(ClockId::Monotonic), now(ClockId::ProcessCPUTime));
