@@ -22,6 +22,7 @@ struct Cli {
 enum Task {
     Build(tasks::build::Args),
     Clean(tasks::clean::Args),
+    Tidy(tasks::tidy::Args),
 }
 
 fn main() -> ExitCode {
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
     let done = Ctx::new(&cli.global).and_then(|ctx| match cli.task {
         Task::Build(args) => tasks::build::run(&ctx, &args),
         Task::Clean(args) => tasks::clean::run(&ctx, &args),
+        Task::Tidy(args) => tasks::tidy::run(&ctx, &args),
     });
     done.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");
