@@ -1,3 +1,9 @@
-//! What the tasks, the suites and the benches share: where things are, how guests are run.
+//! What the tasks, the suites and the benches share: where things are, what is in the cache, how guests are run.
 
+pub mod apt;
+pub mod cache;
+pub mod cpio;
 pub mod ctx;
+pub mod debs;
+pub mod kernel;
+mod unpack;

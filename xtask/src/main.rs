@@ -22,6 +22,7 @@ struct Cli {
 enum Task {
     Build(tasks::build::Args),
     Clean(tasks::clean::Args),
+    Kernel(tasks::kernel::Args),
     Tidy(tasks::tidy::Args),
 }
 
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
     let done = Ctx::new(&cli.global).and_then(|ctx| match cli.task {
         Task::Build(args) => tasks::build::run(&ctx, &args),
         Task::Clean(args) => tasks::clean::run(&ctx, &args),
+        Task::Kernel(args) => tasks::kernel::run(&ctx, &args),
         Task::Tidy(args) => tasks::tidy::run(&ctx, &args),
     });
     done.unwrap_or_else(|error| {

@@ -1,0 +1,118 @@
+//! Debian's package manager: where packages come from, and how missing tools are installed. The hosts are those of
+//! the user's own configuration.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::ctx::Ctx;
+
+/// What the package index says of a package; field names as in Debian Policy, chapter 5.
+#[derive(Debug)]
+pub struct Stanza(BTreeMap<String, String>);
+
+impl Stanza {
+    fn parse(text: &str) -> Self {
+        let first = text.lines().take_while(|line| !line.is_empty());
+        let fields = first.filter(|line| !line.starts_with(' ')).filter_map(|line| line.split_once(':'));
+        Self(fields.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect())
+    }
+
+    /// The value of a field of one line.
+    pub fn field(&self, name: &str) -> Result<&str> {
+        self.0.get(name).map(String::as_str).with_context(|| format!("package index gives no {name}"))
+    }
+
+    /// The package among its dependencies whose name starts with `prefix`, as `NAME` or `NAME=VERSION`.
+    pub fn dependency(&self, prefix: &str) -> Result<String> {
+        let depends = self.field("Depends")?;
+        let found = depends.split([',', '|']).map(str::trim).find(|one| one.starts_with(prefix));
+        let found = found.with_context(|| format!("no {prefix}… among the dependencies: {depends}"))?;
+        Ok(found.replace([' ', '(', ')'], ""))
+    }
+}
+
+/// Looks a package up (`NAME` or `NAME=VERSION`): of several versions, the one that would be installed.
+pub fn show(ctx: &Ctx, package: &str) -> Result<Stanza> {
+    let text =
+        with_lists(ctx, || ctx.read(Command::new("apt-cache").args(["show", "--no-all-versions", package])))?;
+    Ok(Stanza::parse(&text))
+}
+
+/// Downloads a package (`NAME=VERSION`) into `folder`, as its only file.
+pub fn download(ctx: &Ctx, package: &str, folder: &Path) -> Result<PathBuf> {
+    let get = || ctx.run(Command::new("apt-get").args(["--quiet", "download", package]).current_dir(folder));
+    with_lists(ctx, get)?;
+    let mut files = folder.read_dir()?;
+    let (Some(file), None) = (files.next(), files.next()) else {
+        bail!("apt-get download {package} did not leave one file in {}", folder.display())
+    };
+    Ok(file?.path())
+}
+
+/// Where `tool` is. If it is missing, `package` is installed when that is possible, else the error says how.
+pub fn tool(ctx: &Ctx, tool: &str, package: &str) -> Result<PathBuf> {
+    if let Some(path) = find(tool) {
+        return Ok(path);
+    }
+    let by_hand = format!("{tool} is missing; install it: apt-get install --no-install-recommends {package}");
+    if find("apt-get").is_none() || !is_root() {
+        bail!(by_hand);
+    }
+    let _step = ctx.step(format!("Installing {package} (for {tool})"));
+    let install = || {
+        let args = ["install", "--quiet", "--yes", "--no-install-recommends", package];
+        ctx.run(Command::new("apt-get").args(args).env("DEBIAN_FRONTEND", "noninteractive"))
+    };
+    with_lists(ctx, install).with_context(|| by_hand.clone())?;
+    find(tool).with_context(|| format!("package {package} has no {tool}"))
+}
+
+/// Does something that needs apt's lists. If it fails, the lists are fetched, where that is possible, and it is
+/// tried once more: they may be absent, or so old that they name files that are gone.
+fn with_lists<T>(ctx: &Ctx, act: impl Fn() -> Result<T>) -> Result<T> {
+    if find("apt-get").is_none() {
+        bail!("packages are found through apt, which this host does not have");
+    }
+    let first = match act() {
+        Ok(done) => return Ok(done),
+        Err(error) => error,
+    };
+    if !is_root() {
+        return Err(first).context("if the package lists are absent or old, run as root: apt-get update");
+    }
+    let step = ctx.step("Fetching package lists");
+    ctx.run(Command::new("apt-get").args(["update", "--quiet"])).context("cannot fetch package lists")?;
+    drop(step);
+    act()
+}
+
+/// Finds a program in `PATH`.
+#[must_use]
+pub fn find(tool: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path).map(|folder| folder.join(tool)).find(|path| path.is_file())
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_first_stanza() {
+        let text = "Package: meta\nVersion: 6.1-2\nDepends: base (>= 1), linux-image-6.1-cloud (= 6.1-2)\n more\n\n\
+                    Package: meta\nVersion: 6.1-1\n";
+        let stanza = Stanza::parse(text);
+        assert_eq!(stanza.field("Version").unwrap(), "6.1-2");
+        assert_eq!(stanza.dependency("linux-image-").unwrap(), "linux-image-6.1-cloud=6.1-2");
+        assert!(stanza.dependency("firmware-").is_err());
+        assert!(stanza.field("SHA256").is_err());
+    }
+}

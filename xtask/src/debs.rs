@@ -1,0 +1,123 @@
+//! Debian packages, unpacked in the cache: looked up, downloaded, verified and unpacked once, without root.
+
+use std::fs::{self, File};
+use std::io::{self, BufReader, Read};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::ctx::Ctx;
+use crate::{apt, cache, unpack};
+
+/// A package in the cache.
+#[derive(Clone, Debug)]
+pub struct Package {
+    /// What it is, as the package index said when it was downloaded.
+    pub record: Record,
+    /// Its unpacked files.
+    pub path: PathBuf,
+}
+
+/// What identifies a package.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Name.
+    pub package: String,
+    /// Version.
+    pub version: String,
+    /// Hash of the package's file, in hexadecimal; checked when it was downloaded.
+    pub sha256: String,
+    /// Length of the package's file in bytes.
+    pub size: u64,
+}
+
+/// The record's file beside a package's own; no package has a file of this name at its top.
+const RECORD: &str = "jiffy-package.json";
+
+/// The package that is in the cache for `name`; no package manager is asked.
+pub fn cached(ctx: &Ctx, name: &str) -> Result<Option<Package>> {
+    let link = ctx.cache.join(name);
+    let Ok(path) = fs::canonicalize(&link) else { return Ok(None) };
+    let file = path.join(RECORD);
+    let text = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let record = serde_json::from_slice(&text)
+        .with_context(|| format!("{} is damaged; remove {}", file.display(), path.display()))?;
+    Ok(Some(Package { record, path }))
+}
+
+/// The package `name` (or, where `depends` is given, the one among its dependencies whose name starts so), from the
+/// cache if it is there.
+pub fn get(ctx: &Ctx, name: &str, depends: Option<&str>) -> Result<Package> {
+    match cached(ctx, name)? {
+        Some(package) => Ok(package),
+        None => fetch(ctx, name, depends),
+    }
+}
+
+/// As [`get`], but looks the newest version up, whatever the cache has.
+pub fn fetch(ctx: &Ctx, name: &str, depends: Option<&str>) -> Result<Package> {
+    let step = ctx.step(format!("Looking {name} up"));
+    let mut stanza = apt::show(ctx, name)?;
+    if let Some(prefix) = depends {
+        stanza = apt::show(ctx, &stanza.dependency(prefix)?)?;
+    }
+    let record = Record {
+        package: stanza.field("Package")?.to_owned(),
+        version: stanza.field("Version")?.to_owned(),
+        sha256: stanza.field("SHA256")?.to_owned(),
+        size: stanza.field("Size")?.parse().context("size of the package")?,
+    };
+    let id = format!("{}={}", record.package, record.version);
+    let folder = format!("{}_{}", record.package, record.version.replace(':', "%3a"));
+    let path = cache::folder(ctx, &folder, |place| {
+        let download = tempfile::tempdir_in(place)?;
+        step.message(format!("Downloading {id} ({})", indicatif::HumanBytes(record.size)));
+        let deb = apt::download(ctx, &id, download.path())?;
+        let hash = sha256(&deb)?;
+        ensure!(hash == record.sha256, "{id}: SHA256 is {hash}, the package index says {}", record.sha256);
+        step.message(format!("Unpacking {id}"));
+        unpack_deb(&deb, place).with_context(|| format!("cannot unpack {id}"))?;
+        fs::write(place.join(RECORD), serde_json::to_vec_pretty(&record)?)?;
+        Ok(())
+    })?;
+    // The name leads to the version last fetched; replaced by rename, so that it always leads somewhere.
+    let fresh = tempfile::tempdir_in(&ctx.cache)?;
+    symlink(&folder, fresh.path().join(name))?;
+    fs::rename(fresh.path().join(name), ctx.cache.join(name))?;
+    Ok(Package { record, path })
+}
+
+fn sha256(path: &Path) -> Result<String> {
+    let hash = Sha256::digest(fs::read(path)?);
+    Ok(hash.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Unpacks the files of a package: an `ar` archive (`ar.5`, common format) with a member `data.tar`, compressed or
+/// not (`deb.5`).
+fn unpack_deb(deb: &Path, into: &Path) -> Result<()> {
+    let mut file = BufReader::new(File::open(deb)?);
+    let mut magic = [0; 8];
+    file.read_exact(&mut magic)?;
+    ensure!(&magic == b"!<arch>\n", "not an ar archive");
+    loop {
+        let mut header = [0; 60];
+        file.read_exact(&mut header).context("no data.tar in the archive")?;
+        let text = std::str::from_utf8(&header).context("header in the archive is not text")?;
+        let (name, size) = (text[..16].trim_end().trim_end_matches('/'), text[48..58].trim_end());
+        let size: u64 = size.parse().with_context(|| format!("size of {name} in the archive"))?;
+        let mut member = (&mut file).take(size);
+        if name.starts_with("data.tar") {
+            let mut archive = tar::Archive::new(unpack::reader(member)?);
+            return archive.unpack(into).context("data.tar");
+        }
+        if io::copy(&mut member, &mut io::sink())? != size {
+            bail!("{name} in the archive is cut off");
+        }
+        if size % 2 == 1 {
+            file.read_exact(&mut [0])?;
+        }
+    }
+}
