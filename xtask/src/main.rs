@@ -21,8 +21,10 @@ struct Cli {
 #[derive(Subcommand)]
 enum Task {
     Build(tasks::build::Args),
+    Ci(tasks::ci::Args),
     Clean(tasks::clean::Args),
     Kernel(tasks::kernel::Args),
+    Fuzz(tasks::fuzz::Args),
     Tidy(tasks::tidy::Args),
 }
 
@@ -30,8 +32,10 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = Ctx::new(&cli.global).and_then(|ctx| match cli.task {
         Task::Build(args) => tasks::build::run(&ctx, &args),
+        Task::Ci(args) => tasks::ci::run(&ctx, &args),
         Task::Clean(args) => tasks::clean::run(&ctx, &args),
         Task::Kernel(args) => tasks::kernel::run(&ctx, &args),
+        Task::Fuzz(args) => tasks::fuzz::run(&ctx, &args),
         Task::Tidy(args) => tasks::tidy::run(&ctx, &args),
     });
     done.unwrap_or_else(|error| {

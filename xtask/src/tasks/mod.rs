@@ -1,6 +1,8 @@
 //! The tasks: each file has an `Args` for clap and a `run` that does it.
 
 pub mod build;
+pub mod ci;
 pub mod clean;
 pub mod kernel;
+pub mod fuzz;
 pub mod tidy;
