@@ -3,6 +3,6 @@
 pub mod build;
 pub mod ci;
 pub mod clean;
-pub mod kernel;
 pub mod fuzz;
+pub mod kernel;
 pub mod tidy;
