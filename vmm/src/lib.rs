@@ -3,6 +3,9 @@
 //! Modules are listed from the leaves up; each uses only those above it in this list.
 
 pub mod config;
+pub mod cpuid;
+
+pub mod acpi;
 
 pub mod memory;
 

@@ -20,6 +20,22 @@ pub const ACPI_SLEEP_CONTROL: u16 = 0x600;
 pub const ACPI_RESET: u16 = 0x602;
 /// The byte that resets when written to [`ACPI_RESET`].
 pub const ACPI_RESET_VALUE: u8 = 0x01;
+/// Of a machine with full ACPI hardware: PM1a status (write one to clear), then, two bytes on, PM1a enable
+/// (ACPI 6.5, 4.8.3.1).
+pub const ACPI_PM1A_EVENT: u16 = 0x608;
+/// Of a machine with full ACPI hardware: PM1a control, two bytes (ACPI 6.5, 4.8.3.2).
+pub const ACPI_PM1A_CONTROL: u16 = 0x604;
+/// Interrupt line of full ACPI hardware (SCI), level-triggered and active-high.
+pub const ACPI_SCI_IRQ: u32 = 9;
+/// What `SLP_TYP` is for S5 (power off), in the sleep control register (bits 4:2) and in PM1a control
+/// (bits 12:10).
+pub const ACPI_S5: u8 = 5;
+/// `SLP_EN` in the sleep control register.
+pub const ACPI_SLEEP_ENABLE: u8 = 1 << 5;
+/// `SLP_EN` in PM1a control.
+pub const ACPI_PM1_SLEEP_ENABLE: u16 = 1 << 13;
+/// `SCI_EN` in PM1a control: always set, since there is no other mode.
+pub const ACPI_PM1_SCI_ENABLE: u16 = 1 << 0;
 /// First of the ports that are Jiffy's own; see [`crate::announce`].
 pub const JIFFY: u16 = 0x700;
 /// How many ports from [`JIFFY`] on are Jiffy's own.
