@@ -1,5 +1,36 @@
-//! What a VM is to be: raw input becomes one validated, immutable [`VmSpec`].
+//! What a VM is to be: flags and files become one validated, immutable [`VmSpec`].
+//!
+//! ```text
+//! flags ───────────────▶ RawConfig ─┐
+//!                                   ├─ or ─▶ RawConfig ─ into_spec ─▶ VmSpec ─ to_toml ─▶ a file again
+//! TOML, JSON, Firecracker ▶ RawConfig ┘
+//! ```
+//!
+//! A single value is checked where it is read, so that the message can say where it stands; [`RawConfig`] thus
+//! holds valid values only, and [`RawConfig::into_spec`] is left with defaults and what concerns several.
 
+mod error;
+mod file_ref;
+mod firecracker;
+mod keys;
+mod load;
+mod memory;
+mod one_line;
+mod raw;
+mod resolve;
+mod schema;
 mod spec;
+mod value;
 
+pub use error::{Error, Place, ValueError};
+pub use file_ref::FileRef;
+#[cfg(test)]
+pub(crate) use keys::fields;
+pub use memory::{MemorySize, RawMemory};
+pub(crate) use one_line::OneLine;
+pub use raw::RawConfig;
+pub(crate) use raw::file;
+pub use resolve::DEFAULT_CMDLINE;
+pub use schema::schema;
 pub use spec::*;
+pub use value::{Cmdline, Cpus, Nanoseconds};

@@ -1,16 +1,10 @@
 //! The validated specification of a VM. A value of these types can be built without further checks.
 
-use std::os::fd::RawFd;
-use std::path::PathBuf;
+use clap::ValueEnum;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-/// Something that the user names by path, or hands over as an open descriptor (`fd:N`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// A path.
-    Path(PathBuf),
-    /// A descriptor that the parent process left open.
-    Fd(RawFd),
-}
+use super::FileRef;
 
 /// All that determines a VM.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +24,7 @@ pub struct VmSpec {
     /// When the parent started us: nanoseconds of `CLOCK_MONOTONIC`.
     pub timeline_origin: Option<u64>,
     /// Where the record of how the VM ended goes, as JSON.
-    pub result: Option<PathBuf>,
+    pub result: Option<FileRef>,
     /// Promise the guest a TSC that never changes its rate (the VM then cannot be migrated).
     pub invtsc: bool,
 }
@@ -39,13 +33,13 @@ pub struct VmSpec {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BootSpec {
     /// `bzImage` or ELF; may be absent only when there is a firmware.
-    pub kernel: Option<Source>,
+    pub kernel: Option<FileRef>,
     /// Initial RAM file system.
-    pub initrd: Option<Source>,
+    pub initrd: Option<FileRef>,
     /// Kernel command line, without NUL.
     pub cmdline: String,
     /// ROM image, mapped so that it ends at 4 GiB.
-    pub firmware: Option<Source>,
+    pub firmware: Option<FileRef>,
     /// How an ELF kernel is entered.
     pub protocol: Protocol,
     /// Whether the payload of a `bzImage` is unpacked on the host.
@@ -55,7 +49,8 @@ pub struct BootSpec {
 }
 
 /// How a kernel is entered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// The 64-bit Linux protocol where the kernel has it, else PVH.
     #[default]
@@ -92,7 +87,8 @@ pub struct MemorySpec {
 }
 
 /// Huge pages behind guest RAM.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum HugePages {
     /// As the host is configured.
     #[default]
@@ -100,13 +96,18 @@ pub enum HugePages {
     /// Transparent huge pages, asked for with `madvise`.
     Thp,
     /// 2 MiB pages from the host's pool (hugetlbfs).
+    #[value(name = "2M")]
+    #[serde(rename = "2M")]
     Size2M,
     /// 1 GiB pages from the host's pool.
+    #[value(name = "1G")]
+    #[serde(rename = "1G")]
     Size1G,
 }
 
 /// Which set of legacy devices a machine has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum MachineKind {
     /// Only what a modern guest needs.
     #[default]
@@ -122,13 +123,14 @@ pub enum ConsoleSpec {
     #[default]
     Stdio,
     /// Output to this file; no input.
-    File(PathBuf),
+    File(FileRef),
     /// Nowhere.
     Off,
 }
 
 /// Whether and how the boot timeline is shown, on standard error.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum TimelineMode {
     /// Not shown.
     #[default]

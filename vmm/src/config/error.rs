@@ -1,0 +1,171 @@
+//! What can be wrong with a configuration. Every message is one line: where, what, what to do.
+
+use std::fmt;
+use std::io;
+
+use super::one_line::OneLine;
+use super::{Cpus, FileRef, MemorySize};
+
+/// A single value that cannot be. The caller adds where it stands.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ValueError {
+    /// A path of no characters.
+    #[error("the path is empty: name a file")]
+    EmptyPath,
+    /// A path that the system could not open.
+    #[error("the path has a NUL in it: no file has such a name")]
+    NulInPath,
+    /// `fd:` without a number that a descriptor can have.
+    #[error("`{}` is not a descriptor: write fd:N, N from 0 to {}, or ./fd:… for a file of that name", OneLine(.0), i32::MAX)]
+    Descriptor(String),
+    /// Not 1 to 254.
+    #[error("`{}` is not a number of CPUs that a VM can have: give 1 to {}", OneLine(.0), Cpus::MAX.get())]
+    Cpus(String),
+    /// No whole number, or an unknown unit.
+    #[error("`{}` is not a size: write a whole number and K, M, G or T, such as 512M (no unit: MiB)", OneLine(.0))]
+    Size(String),
+    /// Bytes below [`MemorySize::MIN`].
+    #[error("{0} bytes are too little memory: give {min} or more", min = MemorySize::MIN)]
+    MemoryTooSmall(u64),
+    /// Above [`MemorySize::MAX`], or no 64-bit number.
+    #[error("`{}` is more memory than a VM can have: give {max} or less", OneLine(.0), max = MemorySize::MAX)]
+    MemoryTooLarge(String),
+    /// Bytes that are no multiple of 4 KiB.
+    #[error("{0} bytes are not a whole number of 4 KiB pages: round to a multiple of 4096")]
+    MemoryUnaligned(u64),
+    /// An unknown part of `--memory`.
+    #[error("`{}` is not an option of memory: after the size come huge=default|thp|2M|1G, prealloc, shared", OneLine(.0))]
+    MemoryOption(String),
+    /// A part of `--memory` that was there before.
+    #[error("`{}` repeats an option of memory: give it once", OneLine(.0))]
+    MemoryOptionTwice(String),
+    /// A kernel ends its command line at a NUL.
+    #[error("the command line has a NUL at byte {at}, where the kernel would cut it: take it out")]
+    NulInCmdline {
+        /// Offset in bytes.
+        at: usize,
+    },
+    /// Longer than [`super::Cmdline::MAX`].
+    #[error("the command line has {len} bytes, for which there is no room: shorten it to {max} or less")]
+    CmdlineTooLong {
+        /// Its bytes.
+        len: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// Not a non-negative `ktime_t`.
+    #[error("`{}` is not a time: give nanoseconds of CLOCK_MONOTONIC as a whole number", OneLine(.0))]
+    Nanoseconds(String),
+    /// Not a setting of KASLR.
+    #[error("`{}` does not say how to place the kernel: write random, off, or a seed (a whole number)", OneLine(.0))]
+    Kaslr(String),
+    /// A seed beyond 64 bits.
+    #[error("the seed `{}` is too large: give one below 2^64", OneLine(.0))]
+    SeedTooLarge(String),
+    /// Not a place for the console.
+    #[error("`{}` is no place for a console: write stdio, file=PATH or off", OneLine(.0))]
+    Console(String),
+    /// Neither `on` nor `off`.
+    #[error("`{}` is neither on nor off: write one of them", OneLine(.0))]
+    Switch(String),
+}
+
+/// A place in a configuration file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The file.
+    pub file: FileRef,
+    /// The line, from 1, where it is known.
+    pub line: Option<usize>,
+    /// The key with the tables around it, such as `memory.size`; empty where there is none.
+    pub key: String,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file)?;
+        if let Some(line) = self.line {
+            write!(f, ":{line}")?;
+        }
+        if !self.key.is_empty() {
+            write!(f, ": {}", OneLine(&self.key))?;
+        }
+        Ok(())
+    }
+}
+
+/// Why there is no valid configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration file cannot be opened or read.
+    #[error("{file}: cannot read this configuration file, {source}: name one that can be read")]
+    Read {
+        /// The file.
+        file: FileRef,
+        /// Why.
+        source: io::Error,
+    },
+    /// The configuration file is no reasonable size.
+    #[error("{file}: this is no configuration file, it has more than {limit} bytes: check the name")]
+    TooLarge {
+        /// The file.
+        file: FileRef,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// The configuration file is not text.
+    #[error("{0}: this is no configuration file, it is not UTF-8 text: check the name")]
+    NotText(Place),
+    /// What stands there cannot be read, or cannot be.
+    #[error("{place}: {}", OneLine(.reason))]
+    Invalid {
+        /// Where.
+        place: Place,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// There is no such key.
+    #[error("{place}: unknown key; {}", suggestion(*.nearest))]
+    UnknownKey {
+        /// Where.
+        place: Place,
+        /// The known key that looks most like it.
+        nearest: Option<&'static str>,
+    },
+    /// A Firecracker configuration asks for what Jiffy does not have.
+    #[error("{place}: Jiffy has no {what} yet; take this out to start without")]
+    Unsupported {
+        /// Where.
+        place: Place,
+        /// What is asked for.
+        what: &'static str,
+    },
+    /// Neither a kernel nor a firmware.
+    #[error(
+        "there is nothing to boot: give --kernel FILE or --firmware FILE (`jiffy run --help` has examples)"
+    )]
+    NothingToBoot,
+    /// Something that only a kernel could use.
+    #[error("--{0} is for a kernel, and there is none: give --kernel FILE as well, or leave it out")]
+    NeedsKernel(&'static str),
+    /// Memory that its huge pages do not fill.
+    #[error(
+        "--memory: {size} is not a whole number of {page} huge pages: give a multiple of {page}, or huge=thp"
+    )]
+    PartialHugePage {
+        /// The memory.
+        size: MemorySize,
+        /// The huge page.
+        page: MemorySize,
+    },
+    /// A valid configuration that a file cannot hold.
+    #[error("--print-config: {}, which a configuration file must be: rename it, or hand it over as fd:N", OneLine(.0))]
+    Unprintable(String),
+}
+
+fn suggestion(nearest: Option<&'static str>) -> String {
+    match nearest {
+        Some(key) => format!("did you mean `{key}`?"),
+        None => "`jiffy schema` lists what there is".to_owned(),
+    }
+}

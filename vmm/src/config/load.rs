@@ -1,0 +1,143 @@
+//! Configuration files: TOML or JSON of our own form, or Firecracker's JSON.
+
+use std::io::Read;
+use std::ops::Range;
+
+use serde::Deserialize;
+use serde_json::Value;
+use toml::de::{DeTable, DeValue};
+
+use super::keys::{fields, nearest};
+use super::{Error, FileRef, Place, RawConfig, RawMemory, firecracker};
+
+/// More than any configuration needs; a file beyond this is the wrong one.
+const MAX_BYTES: u64 = 1 << 20;
+
+impl RawConfig {
+    /// Reads a configuration file.
+    pub fn load(file: &FileRef) -> Result<Self, Error> {
+        let failed = |source| Error::Read { file: file.clone(), source };
+        let mut bytes = Vec::new();
+        file.open().map_err(failed)?.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
+        if bytes.len() as u64 > MAX_BYTES {
+            return Err(Error::TooLarge { file: file.clone(), limit: MAX_BYTES });
+        }
+        Self::parse(file, &bytes)
+    }
+
+    /// Reads the contents of a configuration file; `file` says whose they are. The form goes by the name's
+    /// extension, or else by content: only JSON begins with a brace.
+    pub fn parse(file: &FileRef, bytes: &[u8]) -> Result<Self, Error> {
+        let text = std::str::from_utf8(bytes).map_err(|e| {
+            let line = Some(line_of(bytes, e.valid_up_to()));
+            Error::NotText(Place { file: file.clone(), line, key: String::new() })
+        })?;
+        match file.extension().and_then(|extension| extension.to_str()) {
+            Some("json") => parse_json(file, text),
+            Some("toml") => parse_toml(file, text),
+            _ if text.trim_start().starts_with('{') => parse_json(file, text),
+            _ => parse_toml(file, text),
+        }
+    }
+}
+
+/// A key in a file.
+struct Entry {
+    /// Path of the table that it is in.
+    table: &'static str,
+    key: String,
+    /// Where key and value are, in bytes, if known.
+    at: Option<(Range<usize>, Range<usize>)>,
+}
+
+impl Entry {
+    fn path(&self) -> String {
+        if self.table.is_empty() { self.key.clone() } else { format!("{}.{}", self.table, self.key) }
+    }
+
+    /// Where a file has this entry.
+    fn place(&self, file: &FileRef, text: &str) -> Place {
+        let line = self.at.as_ref().map(|(key, _)| line_of(text.as_bytes(), key.start));
+        Place { file: file.clone(), line, key: self.path() }
+    }
+}
+
+/// Refuses the first key that is not known.
+fn check_keys(file: &FileRef, text: &str, entries: &[Entry]) -> Result<(), Error> {
+    let known = |table| if table == MEMORY { fields::<RawMemory>() } else { fields::<RawConfig>() };
+    let unknown = entries.iter().filter(|entry| !known(entry.table).contains(&entry.key.as_str()));
+    match unknown.min_by_key(|entry| entry.at.as_ref().map(|(key, _)| key.start)) {
+        None => Ok(()),
+        Some(entry) => Err(Error::UnknownKey {
+            place: entry.place(file, text),
+            nearest: nearest(&entry.key, known(entry.table)),
+        }),
+    }
+}
+
+/// The one key whose value is a table.
+const MEMORY: &str = "memory";
+
+fn parse_toml(file: &FileRef, text: &str) -> Result<RawConfig, Error> {
+    let mut entries = Vec::new();
+    let invalid = |e: &toml::de::Error, entries: &[Entry]| {
+        let start = e.span().map(|span| span.start);
+        let around = |entry: &&Entry| {
+            start.zip(entry.at.as_ref()).is_some_and(|(start, (_, value))| value.contains(&start))
+        };
+        let key = entries.iter().rfind(around).map(Entry::path).unwrap_or_default();
+        let line = start.map(|start| line_of(text.as_bytes(), start));
+        Error::Invalid { place: Place { file: file.clone(), line, key }, reason: e.message().to_owned() }
+    };
+    let document = DeTable::parse(text).map_err(|e| invalid(&e, &entries))?;
+    list_toml("", document.get_ref(), &mut entries);
+    check_keys(file, text, &entries)?;
+    RawConfig::deserialize(toml::de::Deserializer::from(document)).map_err(|e| invalid(&e, &entries))
+}
+
+fn list_toml(table: &'static str, content: &DeTable<'_>, entries: &mut Vec<Entry>) {
+    for (key, value) in content {
+        let at = Some((key.span(), value.span()));
+        entries.push(Entry { table, key: key.get_ref().to_string(), at });
+        if let (DeValue::Table(inner), "", MEMORY) = (value.get_ref(), table, key.get_ref().as_ref()) {
+            list_toml(MEMORY, inner, entries);
+        }
+    }
+}
+
+fn parse_json(file: &FileRef, text: &str) -> Result<RawConfig, Error> {
+    let document = read_json(file, text)?;
+    let Value::Object(content) = document else {
+        let place = Place { file: file.clone(), line: None, key: String::new() };
+        return Err(Error::Invalid { place, reason: "a configuration is an object, in braces".to_owned() });
+    };
+    if firecracker::recognises(&content) {
+        return firecracker::parse(file, text, &content);
+    }
+    let list = |table, content: &serde_json::Map<String, Value>| -> Vec<Entry> {
+        content.keys().map(|key| Entry { table, key: key.clone(), at: None }).collect()
+    };
+    let mut entries = list("", &content);
+    if let Some(Value::Object(inner)) = content.get(MEMORY) {
+        entries.extend(list(MEMORY, inner));
+    }
+    check_keys(file, text, &entries)?;
+    read_json(file, text)
+}
+
+/// Reads JSON; an error says the line.
+pub(super) fn read_json<'de, T: Deserialize<'de>>(file: &FileRef, text: &'de str) -> Result<T, Error> {
+    serde_json::from_str(text).map_err(|e| {
+        let message = e.to_string();
+        let position = format!(" at line {} column {}", e.line(), e.column());
+        Error::Invalid {
+            place: Place { file: file.clone(), line: Some(e.line()), key: String::new() },
+            reason: message.strip_suffix(&position).unwrap_or(&message).to_owned(),
+        }
+    })
+}
+
+/// The line, from 1, of a byte.
+fn line_of(text: &[u8], offset: usize) -> usize {
+    1 + text.iter().take(offset).filter(|&&byte| byte == b'\n').count()
+}

@@ -1,0 +1,166 @@
+//! What a user gave, in flags or in a file; all of it optional, every single value valid.
+//!
+//! One type serves both, so every key of the file has the name of its flag.
+
+use std::ffi::OsString;
+
+use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser, ValueParser};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::value::switch;
+use super::{
+    Cmdline, ConsoleSpec, Cpus, FileRef, Kaslr, MachineKind, Nanoseconds, Protocol, RawMemory, TimelineMode,
+};
+
+/// The configuration of a VM. Every key has the name of its flag of `jiffy run`, and what is left out has the
+/// same default. Wherever a file is named, `fd:N` stands for a descriptor that the parent process left open;
+/// paths are relative to the current directory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[schemars(title = "Jiffy VM configuration")]
+pub struct RawConfig {
+    /// Kernel to boot: a bzImage (vmlinuz) or an ELF file (vmlinux)
+    #[arg(long, value_name = "FILE", help_heading = "Boot", value_parser = file())]
+    #[schemars(with = "Option<String>")]
+    pub kernel: Option<FileRef>,
+
+    /// Initial RAM file system for the kernel
+    #[arg(long, value_name = "FILE", help_heading = "Boot", value_parser = file())]
+    #[schemars(with = "Option<String>")]
+    pub initrd: Option<FileRef>,
+
+    /// Kernel command line [default: console=ttyS0 quiet panic=-1 reboot=k]
+    ///
+    /// The default puts the kernel's console where --console says, keeps it from chattering,
+    /// and makes a panic or a reboot end the VM at once. A line of your own replaces all of it.
+    #[arg(
+        long,
+        value_name = "TEXT",
+        help_heading = "Boot",
+        allow_hyphen_values = true,
+        verbatim_doc_comment
+    )]
+    #[schemars(with = "Option<String>")]
+    pub cmdline: Option<Cmdline>,
+
+    /// ROM image to start in place of a direct kernel boot
+    #[arg(long, value_name = "FILE", help_heading = "Boot", value_parser = file())]
+    #[schemars(with = "Option<String>")]
+    pub firmware: Option<FileRef>,
+
+    /// How the kernel is entered [default: auto]
+    #[arg(long, value_name = "PROTOCOL", help_heading = "Boot")]
+    pub protocol: Option<Protocol>,
+
+    /// Unpack a compressed kernel on the host, which is faster than in the guest [default: on]
+    #[arg(long, value_name = "on|off", help_heading = "Boot", value_parser = switch)]
+    pub unpack: Option<bool>,
+
+    /// Where an unpacked kernel is placed: random, off, or from a seed [default: random]
+    ///
+    /// A random address (KASLR) makes attacks on the kernel harder. "off" and a seed are for runs
+    /// that must repeat exactly.
+    #[arg(long, value_name = "random|off|SEED", help_heading = "Boot", verbatim_doc_comment)]
+    #[schemars(schema_with = "super::schema::text_or_number")]
+    pub kaslr: Option<Kaslr>,
+
+    /// Number of virtual CPUs, 1 to 254 [default: 1]
+    #[arg(long, value_name = "N", help_heading = "Machine")]
+    #[schemars(with = "Option<u8>", range(min = 1, max = 254))]
+    pub cpus: Option<Cpus>,
+
+    /// Memory, such as 512M, 2G or 2G,huge=2M,prealloc [default: 256M]
+    ///
+    /// A number without a unit is in MiB. Options after the size:
+    ///   huge=default|thp|2M|1G  which huge pages are behind it: as the host is configured,
+    ///                           transparent ones, or from the host's pool of that size
+    ///   prealloc                touch all of it before the guest starts
+    ///   shared                  make it shareable with other processes
+    #[arg(long, value_name = "SIZE[,OPTION…]", help_heading = "Machine", verbatim_doc_comment)]
+    #[serde(default, deserialize_with = "some_memory")]
+    #[schemars(schema_with = "super::schema::memory")]
+    pub memory: Option<RawMemory>,
+
+    /// Set of devices that guests of old need: fast has none of them, legacy all [default: fast]
+    #[arg(long, value_name = "KIND", help_heading = "Machine")]
+    pub machine: Option<MachineKind>,
+
+    /// Promise the guest a TSC of constant rate; such a VM cannot migrate [default: off]
+    #[arg(long, value_name = "on|off", help_heading = "Machine", value_parser = switch,
+          num_args = 0..=1, require_equals = true, default_missing_value = "on")]
+    pub invtsc: Option<bool>,
+
+    /// Where the serial console goes: stdio, file=FILE or off [default: stdio]
+    #[arg(long, value_name = "WHERE", help_heading = "Output")]
+    #[schemars(with = "Option<String>")]
+    pub console: Option<ConsoleSpec>,
+
+    /// Show on standard error where the time went [default: off]
+    #[arg(long, value_name = "FORM", help_heading = "Output")]
+    pub timeline: Option<TimelineMode>,
+
+    /// When the caller started us, in nanoseconds of CLOCK_MONOTONIC: the timeline begins there
+    #[arg(long, value_name = "NS", help_heading = "Output")]
+    #[schemars(with = "Option<u64>", range(max = i64::MAX))]
+    pub timeline_origin: Option<Nanoseconds>,
+
+    /// Write how the VM ended to this file, as JSON
+    #[arg(long, value_name = "FILE", help_heading = "Output", value_parser = file())]
+    #[schemars(with = "Option<String>")]
+    pub result: Option<FileRef>,
+}
+
+impl RawConfig {
+    /// What is given here, and from `other` what is not.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        let Self {
+            kernel,
+            initrd,
+            cmdline,
+            firmware,
+            protocol,
+            unpack,
+            kaslr,
+            cpus,
+            memory,
+            machine,
+            invtsc,
+            console,
+            timeline,
+            timeline_origin,
+            result,
+        } = self;
+        Self {
+            kernel: kernel.or(other.kernel),
+            initrd: initrd.or(other.initrd),
+            cmdline: cmdline.or(other.cmdline),
+            firmware: firmware.or(other.firmware),
+            protocol: protocol.or(other.protocol),
+            unpack: unpack.or(other.unpack),
+            kaslr: kaslr.or(other.kaslr),
+            cpus: cpus.or(other.cpus),
+            memory: match (memory, other.memory) {
+                (Some(first), Some(second)) => Some(first.or(second)),
+                (first, second) => first.or(second),
+            },
+            machine: machine.or(other.machine),
+            invtsc: invtsc.or(other.invtsc),
+            console: console.or(other.console),
+            timeline: timeline.or(other.timeline),
+            timeline_origin: timeline_origin.or(other.timeline_origin),
+            result: result.or(other.result),
+        }
+    }
+}
+
+/// Paths need not be UTF-8, so they are read before anything takes them for text.
+pub(crate) fn file() -> ValueParser {
+    OsStringValueParser::new().try_map(|text: OsString| FileRef::new(&text)).into()
+}
+
+fn some_memory<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<RawMemory>, D::Error> {
+    super::memory::text_or_table(deserializer).map(Some)
+}
