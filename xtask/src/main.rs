@@ -23,8 +23,9 @@ enum Task {
     Build(tasks::build::Args),
     Ci(tasks::ci::Args),
     Clean(tasks::clean::Args),
-    Kernel(tasks::kernel::Args),
+    Doctor(tasks::doctor::Args),
     Fuzz(tasks::fuzz::Args),
+    Kernel(tasks::kernel::Args),
     Tidy(tasks::tidy::Args),
 }
 
@@ -34,8 +35,9 @@ fn main() -> ExitCode {
         Task::Build(args) => tasks::build::run(&ctx, &args),
         Task::Ci(args) => tasks::ci::run(&ctx, &args),
         Task::Clean(args) => tasks::clean::run(&ctx, &args),
-        Task::Kernel(args) => tasks::kernel::run(&ctx, &args),
+        Task::Doctor(args) => tasks::doctor::run(&ctx, &args),
         Task::Fuzz(args) => tasks::fuzz::run(&ctx, &args),
+        Task::Kernel(args) => tasks::kernel::run(&ctx, &args),
         Task::Tidy(args) => tasks::tidy::run(&ctx, &args),
     });
     done.unwrap_or_else(|error| {

@@ -3,6 +3,7 @@
 pub mod build;
 pub mod ci;
 pub mod clean;
+pub mod doctor;
 pub mod fuzz;
 pub mod kernel;
 pub mod tidy;
