@@ -4,6 +4,7 @@
 
 pub mod config;
 pub mod cpuid;
+pub mod timeline;
 
 pub mod acpi;
 
