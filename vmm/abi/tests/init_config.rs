@@ -96,7 +96,7 @@ impl Config {
         for directive in directives(text) {
             match directive.expect("what was written is well formed") {
                 Directive::Module { name, parameters } => {
-                    config.modules.push((name.into(), parameters.into()))
+                    config.modules.push((name.into(), parameters.into()));
                 }
                 Directive::Env { name, value } => config.env.push((name.into(), value.into())),
                 Directive::Exec(path) => config.command.push(path.into()),
