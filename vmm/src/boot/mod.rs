@@ -1,42 +1,105 @@
-//! Loaders: a file's bytes in, a [`BootState`] out. They never touch a vCPU or guest memory.
+//! Loaders: a file's bytes in, a [`BootState`] out. They never touch a vCPU, and what goes to guest memory is data
+//! until [`MemoryWrite::place`] is called.
+//!
+//! | file | entry | see |
+//! |-|-|-|
+//! | ELF kernel | Linux's 64-bit protocol, or PVH | [`elf`], [`linux64`], [`pvh`] |
+//! | `bzImage` as it is | Linux's 64-bit protocol | [`bzimage`] |
+//! | `bzImage` unpacked on the host | Linux's 64-bit protocol, or PVH | [`unpack`], [`relocs`], [`kaslr`], [`cache`] |
+//! | firmware | reset vector | [`firmware`] |
 
 use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
+
+use abi::layout::{CMDLINE, Range};
+
+use crate::config::{Kaslr, Protocol};
+use crate::memory::layout::{E820Entry, RamLayout};
+
+pub mod bzimage;
+pub mod cache;
+pub mod elf;
+mod error;
+pub mod firmware;
+pub mod image;
+pub mod kaslr;
+mod kernel;
+pub mod linux64;
+pub mod note;
+mod place;
+pub mod pvh;
+mod ram;
+pub mod read;
+pub mod relocs;
+pub mod unpack;
+mod unpacked;
+
+pub use error::{Error, FirmwareError, InitrdError, KernelError};
+pub use place::{FilePart, MemoryWrite, Payload, Relocation};
+pub use unpacked::Origin;
+
+use kernel::{Entry, Kernel};
+
+/// An open file, and what the user called it.
+#[derive(Clone, Debug)]
+pub struct Input<'a> {
+    /// The file, opened for reading.
+    pub file: Arc<File>,
+    /// Its name for messages.
+    pub name: &'a str,
+}
+
+/// What is to be booted, and on what.
+#[derive(Clone, Debug)]
+pub struct Request<'a> {
+    /// `bzImage` or ELF kernel.
+    pub kernel: Option<Input<'a>>,
+    /// Initial RAM file system.
+    pub initrd: Option<Input<'a>>,
+    /// ROM image, instead of a kernel.
+    pub firmware: Option<Input<'a>>,
+    /// Kernel command line, without NUL.
+    pub cmdline: &'a str,
+    /// How the kernel is entered.
+    pub protocol: Protocol,
+    /// Whether the payload of a `bzImage` is unpacked on the host.
+    pub unpack: bool,
+    /// Where in its virtual window an unpacked `bzImage` goes.
+    pub kaslr: Kaslr,
+    /// The guest's RAM.
+    pub ram: RamLayout,
+    /// Where the ACPI tables' RSDP is.
+    pub rsdp: Option<u64>,
+    /// Folder for unpacked kernels, made if it is missing; none are kept without one.
+    pub unpack_cache: Option<&'a Path>,
+}
 
 /// All that has to be in place before the boot vCPU may run.
 #[derive(Debug)]
 pub struct BootState {
-    /// Memory to be written, in no particular order; no two overlap.
+    /// Memory to be written, in no particular order; no two overlap, all are in RAM.
     pub writes: Vec<MemoryWrite>,
+    /// ROM to be mapped so that it ends at 4 GiB; its last 128 KiB also go to [`abi::layout::ROM_SHADOW`].
+    pub rom: Option<FilePart>,
     /// How the boot vCPU starts.
     pub cpu: BootCpu,
     /// Bytes of kernel and initrd that `writes` places, for the timeline.
     pub loaded_bytes: u64,
+    /// How the kernel was prepared, if there is one.
+    pub kernel: Option<KernelReport>,
 }
 
-/// Bytes for a place in guest memory.
-#[derive(Debug)]
-pub struct MemoryWrite {
-    /// Guest-physical address.
-    pub addr: u64,
-    /// What goes there.
-    pub data: Payload,
-}
-
-/// Where the bytes of a [`MemoryWrite`] come from.
-#[derive(Debug)]
-pub enum Payload {
-    /// Bytes made by the loader.
-    Bytes(Vec<u8>),
-    /// A part of a file, copied (or mapped) only when it is placed.
-    File {
-        /// The file, opened for reading.
-        file: Arc<File>,
-        /// First byte in the file.
-        offset: u64,
-        /// How many bytes.
-        len: u64,
-    },
+/// How a kernel was prepared, for those who want to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelReport {
+    /// How it is entered; never [`Protocol::Auto`].
+    pub protocol: Protocol,
+    /// Where its unpacked form came from, if it was unpacked on the host.
+    pub unpacked: Option<Origin>,
+    /// What was added to its virtual addresses, if they were randomised on the host. A `bzImage` that unpacks
+    /// itself randomises its own; an ELF kernel and one entered by PVH have none.
+    pub kaslr_offset: Option<u64>,
 }
 
 /// The initial state of the boot vCPU; registers that are not named are as after a reset.
@@ -63,4 +126,82 @@ pub enum BootCpu {
     },
     /// As the processor comes out of reset: real mode at the reset vector 0xffff_fff0.
     Reset,
+}
+
+/// What a kernel is told, whatever the protocol.
+pub struct Arguments<'a> {
+    cmdline: &'a str,
+    initrd: Option<Range>,
+    rsdp: Option<u64>,
+    e820: Vec<E820Entry>,
+}
+
+impl Arguments<'_> {
+    fn cmdline_write(&self) -> MemoryWrite {
+        let mut bytes = self.cmdline.as_bytes().to_vec();
+        bytes.push(0);
+        MemoryWrite::bytes(CMDLINE.start, bytes)
+    }
+}
+
+/// Prepares what `request` asks for. The kind of kernel is found by its content.
+pub fn load(request: &Request<'_>) -> Result<BootState, Error> {
+    match (&request.kernel, &request.firmware) {
+        (Some(_), Some(_)) => Err(Error::KernelAndFirmware),
+        (None, _) if request.initrd.is_some() => Err(Error::InitrdAlone),
+        (Some(kernel), None) => load_kernel(kernel, request),
+        (None, Some(firmware)) => firmware::load(firmware)
+            .map_err(|problem| Error::Firmware { name: firmware.name.to_owned(), problem }),
+        (None, None) => Err(Error::Nothing),
+    }
+}
+
+fn load_kernel(input: &Input<'_>, request: &Request<'_>) -> Result<BootState, Error> {
+    let problem = |problem| Error::Kernel { name: input.name.to_owned(), problem };
+    if let Some(at) = request.cmdline.find('\0') {
+        return Err(Error::CmdlineNul { at });
+    }
+    let Kernel { mut writes, occupied, entry, cmdline_max, initrd_limit, report } =
+        kernel::load(input, request).map_err(problem)?;
+    let (len, max) = (request.cmdline.len(), cmdline_max);
+    if len > max {
+        return Err(Error::CmdlineTooLong { name: input.name.to_owned(), len, max });
+    }
+    let initrd = match &request.initrd {
+        Some(initrd) => {
+            let write = load_initrd(initrd, initrd_limit, &occupied)
+                .map_err(|problem| Error::Initrd { name: initrd.name.to_owned(), problem })?;
+            let range = Range { start: write.addr, len: write.len() };
+            writes.push(write);
+            Some(range)
+        }
+        None => None,
+    };
+    let loaded_bytes = writes.iter().map(MemoryWrite::len).sum();
+    let e820 = request.ram.e820();
+    let arguments = Arguments { cmdline: request.cmdline, initrd, rsdp: request.rsdp, e820 };
+    let (tables, cpu) = match entry {
+        Entry::Linux64 { setup, rip } => {
+            let end = occupied.iter().map(|range| range.end()).max().unwrap_or_default();
+            linux64::prepare(*setup, report.kaslr_offset.is_some(), rip, end, &arguments)
+        }
+        Entry::Pvh { eip } => pvh::prepare(eip, &arguments),
+    };
+    writes.extend(tables);
+    Ok(BootState { writes, rom: None, cpu, loaded_bytes, kernel: Some(report) })
+}
+
+/// Places an initrd as high as it may be, clear of the kernel and of what the kernel will need.
+fn load_initrd(input: &Input<'_>, limit: u64, occupied: &[Range]) -> Result<MemoryWrite, InitrdError> {
+    let meta = input.file.metadata()?;
+    if !meta.is_file() {
+        return Err(InitrdError::NotAFile);
+    }
+    let len = meta.len();
+    if len == 0 {
+        return Err(InitrdError::Empty);
+    }
+    let range = ram::place_high(len, limit, occupied).map_err(|free| InitrdError::NoRoom { len, free })?;
+    let part = FilePart { file: Arc::clone(&input.file), offset: 0, len };
+    Ok(MemoryWrite { addr: range.start, data: Payload::File(part) })
 }
