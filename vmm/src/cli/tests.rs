@@ -150,7 +150,7 @@ fn errors_say_where_what_and_what_to_do() {
         ),
         (
             "run --kernel k --memory 3M,huge=2M",
-            "--memory: 3M is not a whole number of 2M huge pages: give a multiple of 2M, or huge=thp",
+            "memory: 3M is not a whole number of 2M huge pages: give a multiple of 2M, or huge=thp",
         ),
         (
             "run --kernel fd:x",
@@ -175,11 +175,11 @@ fn errors_say_where_what_and_what_to_do() {
         ),
         (
             "run --firmware f --initrd i",
-            "--initrd is for a kernel, and there is none: give --kernel FILE as well, or leave it out",
+            "initrd: this is for a kernel, and there is none: give a kernel as well, or leave this out",
         ),
         (
             "run --firmware f --cmdline c",
-            "--cmdline is for a kernel, and there is none: give --kernel FILE as well, or leave it out",
+            "cmdline: this is for a kernel, and there is none: give a kernel as well, or leave this out",
         ),
         (
             "run --config /nonexistent/x",

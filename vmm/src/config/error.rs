@@ -146,11 +146,11 @@ pub enum Error {
     )]
     NothingToBoot,
     /// Something that only a kernel could use.
-    #[error("--{0} is for a kernel, and there is none: give --kernel FILE as well, or leave it out")]
+    #[error("{0}: this is for a kernel, and there is none: give a kernel as well, or leave this out")]
     NeedsKernel(&'static str),
     /// Memory that its huge pages do not fill.
     #[error(
-        "--memory: {size} is not a whole number of {page} huge pages: give a multiple of {page}, or huge=thp"
+        "memory: {size} is not a whole number of {page} huge pages: give a multiple of {page}, or huge=thp"
     )]
     PartialHugePage {
         /// The memory.

@@ -15,7 +15,7 @@ use serde::ser::{Error as _, Serialize, Serializer};
 
 use super::ValueError;
 use super::one_line::OneLine;
-use super::value::scalar;
+use super::value;
 
 /// A file that the user names by path, or hands over as an open descriptor (`fd:N`).
 ///
@@ -120,7 +120,7 @@ impl Serialize for FileRef {
 
 impl<'de> Deserialize<'de> for FileRef {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        scalar(deserializer, "a path or fd:N")
+        value::text(deserializer, "a path or fd:N")
     }
 }
 

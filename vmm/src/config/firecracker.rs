@@ -80,11 +80,16 @@ pub(super) fn parse(file: &FileRef, text: &str, content: &Map<String, Value>) ->
     for (section, known) in
         [(BOOT, fields::<BootSource>()), (MACHINE, fields::<MachineConfig>()), (SERIAL, fields::<Serial>())]
     {
-        if let Some(Value::Object(inner)) = content.get(section) {
-            check_keys(file, section, inner, known)?;
+        match content.get(section) {
+            None | Some(Value::Null) => {}
+            Some(Value::Object(inner)) => check_keys(file, section, inner, known)?,
+            Some(_) => {
+                let reason = "this section is an object, in braces".to_owned();
+                return Err(Error::Invalid { place: place(file, section.to_owned()), reason });
+            }
         }
     }
-    read_json::<Document>(file, text)?.into_raw(file)
+    read_json::<Document>(file, text, content)?.into_raw(file)
 }
 
 fn check_keys(
@@ -215,4 +220,120 @@ fn refuse(file: &FileRef, section: &str, content: Option<&Value>, what: &'static
 
 fn place(file: &FileRef, key: String) -> Place {
     Place { file: file.clone(), line: None, key }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{ConsoleSpec, DEFAULT_CMDLINE, Error, FileRef, HugePages, RawConfig, VmSpec};
+
+    fn read(text: &str) -> Result<VmSpec, Error> {
+        RawConfig::parse(&FileRef::Path("fc".into()), text.as_bytes())?.into_spec()
+    }
+
+    #[test]
+    fn what_there_is_is_honoured() {
+        let spec = read(
+            r#"{
+                "boot-source": { "kernel_image_path": "k", "boot_args": "console=ttyS0", "initrd_path": "i" },
+                "machine-config": {
+                    "vcpu_count": 2, "mem_size_mib": 1024, "smt": false, "track_dirty_pages": false,
+                    "huge_pages": "2M", "cpu_template": "None"
+                },
+                "serial": { "serial_out_path": "log", "rate_limiter": null },
+                "drives": [], "network-interfaces": [], "balloon": null, "vsock": null, "logger": {},
+                "cpu-config": null, "entropy": null, "metrics": null, "mmds-config": null, "pmem": [],
+                "memory-hotplug": null
+            }"#,
+        )
+        .unwrap();
+        assert_eq!(spec.boot.kernel, Some(FileRef::Path("k".into())));
+        assert_eq!(spec.boot.initrd, Some(FileRef::Path("i".into())));
+        assert_eq!(spec.boot.cmdline, "console=ttyS0");
+        assert_eq!((spec.cpus, spec.memory.size, spec.memory.huge), (2, 1 << 30, HugePages::Size2M));
+        assert_eq!(spec.console, ConsoleSpec::File(FileRef::Path("log".into())));
+    }
+
+    #[test]
+    fn what_is_left_out_has_our_defaults() {
+        let old = r#"{ "boot-source": { "kernel_image_path": "k", "initrd_path": null },
+                       "machine-config": { "vcpu_count": 1, "mem_size_mib": 128, "ht_enabled": false } }"#;
+        assert_eq!(read(old).unwrap().boot.cmdline, DEFAULT_CMDLINE);
+    }
+
+    #[test]
+    fn what_there_is_not_is_refused_by_name() {
+        for (text, expected) in [
+            (r#""drives": [{ "drive_id": "rootfs" }]"#, r#"drives[0] ("rootfs"): Jiffy has no drives"#),
+            (
+                r#""network-interfaces": [{ "iface_id": "eth0" }]"#,
+                r#"network-interfaces[0] ("eth0"): Jiffy has no network interfaces"#,
+            ),
+            (r#""pmem": [1]"#, "pmem[0]: Jiffy has no persistent memory"),
+            (r#""vsock": { "guest_cid": 3 }"#, "vsock: Jiffy has no vsock device"),
+            (r#""balloon": { "amount_mib": 0 }"#, "balloon: Jiffy has no memory balloon"),
+            (r#""entropy": { "rate_limiter": null }"#, "entropy: Jiffy has no entropy device"),
+            (r#""logger": { "log_path": "l" }"#, "logger: Jiffy has no log file"),
+            (r#""metrics": { "metrics_path": "m" }"#, "metrics: Jiffy has no metrics file"),
+            (r#""mmds-config": { "version": "V2" }"#, "mmds-config: Jiffy has no metadata service"),
+            (r#""cpu-config": "t.json""#, "cpu-config: Jiffy has no CPU templates"),
+            (r#""memory-hotplug": { "total_size_mib": 1 }"#, "memory-hotplug: Jiffy has no memory hot-plug"),
+            (
+                r#""serial": { "rate_limiter": { "size": 1 } }"#,
+                "serial.rate_limiter: Jiffy has no rate limiter of the console",
+            ),
+            (
+                r#""machine-config": { "vcpu_count": 2, "mem_size_mib": 128, "smt": true }"#,
+                "machine-config.smt: Jiffy has no vCPUs that share a core",
+            ),
+            (
+                r#""machine-config": { "vcpu_count": 2, "mem_size_mib": 128, "track_dirty_pages": true }"#,
+                "machine-config.track_dirty_pages: Jiffy has no tracking of dirty pages for snapshots",
+            ),
+            (
+                r#""machine-config": { "vcpu_count": 2, "mem_size_mib": 128, "cpu_template": "T2" }"#,
+                "machine-config.cpu_template: Jiffy has no CPU templates",
+            ),
+        ] {
+            let text = format!(r#"{{ "boot-source": {{ "kernel_image_path": "k" }}, {text} }}"#);
+            let expected = format!("fc: {expected} yet; take this out to start without");
+            assert_eq!(read(&text).unwrap_err().to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn errors_say_where() {
+        for (text, expected) in [
+            (
+                r#"{"boot-source": {"boot_args": "x"}}"#,
+                "fc:1: boot-source: missing field `kernel_image_path`",
+            ),
+            (
+                r#"{"boot-source": {"kernel_image_path": "k", "initrd": "x"}}"#,
+                "fc: boot-source.initrd: unknown key; did you mean `initrd_path`?",
+            ),
+            (
+                r#"{"boot-source": {"kernel_image_path": "k"}, "drive": []}"#,
+                "fc: drive: unknown key; did you mean `drives`?",
+            ),
+            (
+                "{\n\"machine-config\": {\"vcpu_count\": 0, \"mem_size_mib\": 128}}",
+                "fc:2: machine-config: `0` is not a number of CPUs that a VM can have: give 1 to 254",
+            ),
+            (
+                r#"{"machine-config": {"vcpu_count": 1, "mem_size_mib": 1}}"#,
+                "fc: machine-config.mem_size_mib: 1048576 bytes are too little memory: give 2M or more",
+            ),
+            (
+                r#"{"machine-config": {"vcpu_count": 1, "mem_size_mib": 18446744073709551615}}"#,
+                "fc: machine-config.mem_size_mib: `18446744073709551615` is more memory than a VM can have: give 64T or less",
+            ),
+            (
+                r#"{"machine-config": {"vcpu_count": 2}}"#,
+                "fc:1: machine-config: missing field `mem_size_mib`",
+            ),
+            (r#"{"machine-config": []}"#, "fc: machine-config: this section is an object, in braces"),
+        ] {
+            assert_eq!(read(text).unwrap_err().to_string(), expected);
+        }
+    }
 }

@@ -4,7 +4,8 @@ use std::io::Read;
 use std::ops::Range;
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 use toml::de::{DeTable, DeValue};
 
 use super::keys::{fields, nearest};
@@ -106,15 +107,11 @@ fn list_toml(table: &'static str, content: &DeTable<'_>, entries: &mut Vec<Entry
 }
 
 fn parse_json(file: &FileRef, text: &str) -> Result<RawConfig, Error> {
-    let document = read_json(file, text)?;
-    let Value::Object(content) = document else {
-        let place = Place { file: file.clone(), line: None, key: String::new() };
-        return Err(Error::Invalid { place, reason: "a configuration is an object, in braces".to_owned() });
-    };
+    let content: Map<String, Value> = read_json(file, text, &Map::new())?;
     if firecracker::recognises(&content) {
         return firecracker::parse(file, text, &content);
     }
-    let list = |table, content: &serde_json::Map<String, Value>| -> Vec<Entry> {
+    let list = |table, content: &Map<String, Value>| -> Vec<Entry> {
         content.keys().map(|key| Entry { table, key: key.clone(), at: None }).collect()
     };
     let mut entries = list("", &content);
@@ -122,16 +119,24 @@ fn parse_json(file: &FileRef, text: &str) -> Result<RawConfig, Error> {
         entries.extend(list(MEMORY, inner));
     }
     check_keys(file, text, &entries)?;
-    read_json(file, text)
+    read_json(file, text, &content)
 }
 
-/// Reads JSON; an error says the line.
-pub(super) fn read_json<'de, T: Deserialize<'de>>(file: &FileRef, text: &'de str) -> Result<T, Error> {
+/// Reads JSON. An error says the line, and the key if one of those in `content` is to blame.
+pub(super) fn read_json<T: DeserializeOwned>(
+    file: &FileRef,
+    text: &str,
+    content: &Map<String, Value>,
+) -> Result<T, Error> {
     serde_json::from_str(text).map_err(|e| {
+        let fails_alone = |&(key, value): &(&String, &Value)| {
+            T::deserialize(Value::Object(Map::from_iter([(key.clone(), value.clone())]))).is_err()
+        };
+        let key = content.iter().find(fails_alone).map(|(key, _)| key.clone()).unwrap_or_default();
         let message = e.to_string();
         let position = format!(" at line {} column {}", e.line(), e.column());
         Error::Invalid {
-            place: Place { file: file.clone(), line: Some(e.line()), key: String::new() },
+            place: Place { file: file.clone(), line: Some(e.line()), key },
             reason: message.strip_suffix(&position).unwrap_or(&message).to_owned(),
         }
     })

@@ -9,7 +9,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use serde::{Serialize, Serializer};
 
-use super::value::{scalar, switch};
+use super::value::{switch, text_or_number};
 use super::{HugePages, ValueError};
 
 /// A size of guest RAM: a multiple of 4 KiB from 2 MiB to 64 TiB.
@@ -103,7 +103,7 @@ impl Serialize for MemorySize {
 
 impl<'de> Deserialize<'de> for MemorySize {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        scalar(deserializer, "a size such as \"512M\"")
+        text_or_number(deserializer, "a size such as \"512M\"")
     }
 }
 

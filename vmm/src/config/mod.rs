@@ -20,6 +20,8 @@ mod raw;
 mod resolve;
 mod schema;
 mod spec;
+#[cfg(test)]
+mod tests;
 mod value;
 
 pub use error::{Error, Place, ValueError};

@@ -5,40 +5,63 @@ use std::marker::PhantomData;
 use std::num::IntErrorKind;
 use std::str::FromStr;
 
-use serde::de::{self, Deserialize, Deserializer, Visitor};
+use serde::de::{self, Deserialize, Deserializer, Unexpected, Visitor};
 use serde::{Serialize, Serializer};
 
 use super::{ConsoleSpec, Kaslr, ValueError};
 
-/// Reads a value from text as the flag takes it; a whole number counts as its digits.
-pub(super) fn scalar<'de, T, D>(deserializer: D, expected: &'static str) -> Result<T, D::Error>
+/// Reads a value from text, as the flag takes it.
+pub(super) fn text<'de, T, D>(deserializer: D, expected: &'static str) -> Result<T, D::Error>
 where
     T: FromStr<Err = ValueError>,
     D: Deserializer<'de>,
 {
-    struct Text<T>(&'static str, PhantomData<T>);
+    deserializer.deserialize_any(Scalar { expected, numbers: false, value: PhantomData })
+}
 
-    impl<T: FromStr<Err = ValueError>> Visitor<'_> for Text<T> {
-        type Value = T;
+/// Reads a value from text, as the flag takes it, or from a whole number, which counts as its digits.
+pub(super) fn text_or_number<'de, T, D>(deserializer: D, expected: &'static str) -> Result<T, D::Error>
+where
+    T: FromStr<Err = ValueError>,
+    D: Deserializer<'de>,
+{
+    deserializer.deserialize_any(Scalar { expected, numbers: true, value: PhantomData })
+}
 
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str(self.0)
-        }
+struct Scalar<T> {
+    expected: &'static str,
+    numbers: bool,
+    value: PhantomData<T>,
+}
 
-        fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
-            text.parse().map_err(E::custom)
-        }
-
-        fn visit_u64<E: de::Error>(self, number: u64) -> Result<T, E> {
-            self.visit_str(&number.to_string())
-        }
-
-        fn visit_i64<E: de::Error>(self, number: i64) -> Result<T, E> {
-            self.visit_str(&number.to_string())
+impl<T: FromStr<Err = ValueError>> Scalar<T> {
+    fn number<E: de::Error>(&self, number: impl Display, unexpected: Unexpected<'_>) -> Result<T, E> {
+        if self.numbers {
+            number.to_string().parse().map_err(E::custom)
+        } else {
+            Err(E::invalid_type(unexpected, self))
         }
     }
+}
 
-    deserializer.deserialize_any(Text(expected, PhantomData))
+impl<T: FromStr<Err = ValueError>> Visitor<'_> for Scalar<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.expected)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<T, E> {
+        self.number(number, Unexpected::Unsigned(number))
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<T, E> {
+        self.number(number, Unexpected::Signed(number))
+    }
 }
 
 /// A number of vCPUs that a VM can have.
@@ -79,7 +102,7 @@ impl TryFrom<u8> for Cpus {
 
 impl<'de> Deserialize<'de> for Cpus {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        scalar(deserializer, "a number of CPUs from 1 to 254")
+        text_or_number(deserializer, "a number of CPUs from 1 to 254")
     }
 }
 
@@ -115,7 +138,7 @@ impl FromStr for Cmdline {
 
 impl<'de> Deserialize<'de> for Cmdline {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        scalar(deserializer, "a kernel command line, as text")
+        text(deserializer, "a kernel command line, as text")
     }
 }
 
@@ -150,7 +173,7 @@ impl TryFrom<u64> for Nanoseconds {
 
 impl<'de> Deserialize<'de> for Nanoseconds {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        scalar(deserializer, "nanoseconds of CLOCK_MONOTONIC")
+        text_or_number(deserializer, "nanoseconds of CLOCK_MONOTONIC")
     }
 }
 
@@ -189,7 +212,7 @@ impl Serialize for Kaslr {
 
 impl<'de> Deserialize<'de> for Kaslr {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        scalar(deserializer, "\"random\", \"off\" or a seed")
+        text_or_number(deserializer, "\"random\", \"off\" or a seed")
     }
 }
 
@@ -221,7 +244,7 @@ impl Serialize for ConsoleSpec {
 
 impl<'de> Deserialize<'de> for ConsoleSpec {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        scalar(deserializer, "\"stdio\", \"file=PATH\" or \"off\"")
+        text(deserializer, "\"stdio\", \"file=PATH\" or \"off\"")
     }
 }
 
