@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -48,10 +49,13 @@ impl FileRef {
             .ok_or_else(|| ValueError::Descriptor(text.to_string_lossy().into_owned()))
     }
 
-    /// Opens the file for reading. A descriptor is duplicated, so both share one file offset.
+    /// Opens the file for reading. A descriptor is duplicated, so both share one file offset. A pipe does not make
+    /// us wait for its writer, nor a terminal become ours.
     pub fn open(&self) -> io::Result<File> {
         match self {
-            Self::Path(path) => File::open(path),
+            Self::Path(path) => {
+                File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
+            }
             Self::Fd(fd) => duplicate(*fd),
         }
     }

@@ -69,3 +69,27 @@ impl RamLayout {
         map
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_map_is_ordered_and_holds_all_ram(pages in 512u64..(64 << 18)) {
+            let size = pages << 12;
+            let layout = RamLayout::new(size);
+            prop_assert_eq!(layout.regions().map(|r| r.len).sum::<u64>(), size);
+            prop_assert!(layout.regions().all(|r| !r.overlaps(layout::HOLE)));
+            let map = layout.e820();
+            prop_assert!(map.windows(2).all(|w| w[0].range.end() <= w[1].range.start));
+            let usable: u64 = map.iter().filter(|e| e.kind == E820Type::Ram).map(|e| e.range.len).sum();
+            let bios_area = layout::HIGH_RAM_START - layout::EBDA.start;
+            prop_assert_eq!(usable, size - bios_area);
+            for entry in map.iter().filter(|e| e.kind == E820Type::Ram) {
+                prop_assert!(layout.regions().any(|r| r.start <= entry.range.start && entry.range.end() <= r.end()));
+            }
+        }
+    }
+}

@@ -1,3 +1,262 @@
 //! Guest memory: regions, their backing, and the one path by which the VMM writes to it.
 
+mod dirty;
 pub mod layout;
+
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom};
+use std::sync::Arc;
+
+use abi::layout::Range;
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use vm_memory::bitmap::{NewBitmap, RefSlice};
+use vm_memory::{
+    Address, Bytes, FileOffset, GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend,
+    GuestMemoryError, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap, MmapRegion, VolatileSlice,
+};
+
+use crate::config::{HugePages, MemorySpec};
+pub use dirty::{DirtyPages, PAGE};
+use layout::RamLayout;
+
+/// Guest memory that could not be had, or not be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No mapping of that size.
+    #[error("guest memory: cannot map {size} bytes{}: {source}", hint(*.huge))]
+    Map {
+        /// Bytes that were asked for.
+        size: u64,
+        /// Kind of pages that were asked for.
+        huge: HugePages,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// An address that has no memory behind it.
+    #[error("guest memory at {addr:#x}, {len:#x} bytes: {source}")]
+    Access {
+        /// Guest-physical address.
+        addr: u64,
+        /// Length in bytes.
+        len: u64,
+        /// What was found.
+        source: GuestMemoryError,
+    },
+}
+
+fn hint(huge: HugePages) -> &'static str {
+    match huge {
+        HugePages::Size2M => " in pages of 2 MiB (reserve some: `sysctl vm.nr_hugepages=N`)",
+        HugePages::Size1G => {
+            " in pages of 1 GiB (reserve some: `hugepages=N hugepagesz=1G` on the host's command line)"
+        }
+        HugePages::Default | HugePages::Thp => "",
+    }
+}
+
+/// What a device or a loader sees of the map at one moment.
+pub type Map = GuestMemoryMmap<DirtyPages>;
+
+/// Guest memory. Clones share it; the map behind them can be exchanged while the guest runs.
+#[derive(Clone, Debug)]
+pub struct Memory {
+    map: GuestMemoryAtomic<Map>,
+}
+
+/// A region as KVM wants to know it.
+#[derive(Clone, Copy, Debug)]
+pub struct Slot {
+    /// Guest-physical addresses.
+    pub range: Range,
+    /// Address in this process of the region's first byte; the mapping lives as long as the [`Memory`].
+    pub host: u64,
+}
+
+impl Memory {
+    /// Maps RAM as `spec` and `layout` say. Pages come into being when they are touched.
+    pub fn new(spec: &MemorySpec, layout: &RamLayout) -> Result<Self, Error> {
+        let regions: Vec<_> =
+            layout.regions().map(|range| map_region(spec, range)).collect::<Result<_, _>>()?;
+        let map = Map::from_regions(regions).map_err(|e| Error::Map {
+            size: spec.size,
+            huge: spec.huge,
+            source: io::Error::other(e),
+        })?;
+        Ok(Self { map: GuestMemoryAtomic::new(map) })
+    }
+
+    /// The map as it is now.
+    #[must_use]
+    pub fn map(&self) -> Arc<Map> {
+        self.map.memory().into_inner()
+    }
+
+    /// The regions, for KVM's memory slots.
+    #[must_use]
+    pub fn slots(&self) -> Vec<Slot> {
+        let slot = |r: &GuestRegionMmap<DirtyPages>| Slot {
+            range: Range { start: r.start_addr().raw_value(), len: r.len() },
+            host: r.as_ptr() as u64,
+        };
+        self.map.memory().iter().map(slot).collect()
+    }
+
+    /// Starts or stops to track the pages that we write; it starts with every page clean.
+    pub fn track(&self, on: bool) {
+        for region in self.map.memory().iter() {
+            let mapping = region.get_mmap();
+            if on { mapping.bitmap().start() } else { mapping.bitmap().stop() }
+        }
+    }
+
+    /// Start of each region and its pages that we have written since they were asked for last, 64 to a word.
+    #[must_use]
+    pub fn take_dirty(&self) -> Vec<(u64, Vec<u64>)> {
+        let map = self.map.memory();
+        map.iter().map(|r| (r.start_addr().raw_value(), r.get_mmap().bitmap().take())).collect()
+    }
+
+    /// Writes `data` at a guest-physical address, and marks the pages dirty while that is tracked.
+    pub fn write(&self, addr: u64, data: &[u8]) -> Result<(), Error> {
+        let access = |source| Error::Access { addr, len: data.len() as u64, source };
+        self.map.memory().write_slice(data, GuestAddress(addr)).map_err(access)
+    }
+
+    /// Reads guest memory at a guest-physical address.
+    pub fn read(&self, addr: u64, data: &mut [u8]) -> Result<(), Error> {
+        let len = data.len() as u64;
+        let access = |source| Error::Access { addr, len, source };
+        self.map.memory().read_slice(data, GuestAddress(addr)).map_err(access)
+    }
+
+    /// Writes `len` bytes of `file`, from `offset` on, at a guest-physical address. Moves the file's cursor.
+    pub fn write_file(&self, addr: u64, file: &File, offset: u64, len: u64) -> Result<(), Error> {
+        let mut reader = file;
+        let map = self.map.memory();
+        reader
+            .seek(SeekFrom::Start(offset))
+            .map_err(GuestMemoryError::IOError)
+            .and_then(|_| map.read_exact_volatile_from(GuestAddress(addr), &mut reader, len as usize))
+            .map_err(|source| Error::Access { addr, len, source })
+    }
+
+    /// Lets `write` fill `len` bytes at a guest-physical address; they must not cross regions.
+    pub fn fill(
+        &self,
+        addr: u64,
+        len: u64,
+        write: impl FnOnce(&Slice<'_>) -> io::Result<()>,
+    ) -> Result<(), Error> {
+        let map = self.map.memory();
+        map.get_slice(GuestAddress(addr), len as usize)
+            .and_then(|slice| write(&slice).map_err(GuestMemoryError::IOError))
+            .map_err(|source| Error::Access { addr, len, source })
+    }
+}
+
+/// Guest memory as loaders see it.
+pub type Slice<'a> = VolatileSlice<'a, RefSlice<'a, DirtyPages>>;
+
+fn map_region(spec: &MemorySpec, range: Range) -> Result<GuestRegionMmap<DirtyPages>, Error> {
+    let fail = |source| Error::Map { size: range.len, huge: spec.huge, source };
+    let size = usize::try_from(range.len).map_err(|_| fail(io::ErrorKind::OutOfMemory.into()))?;
+    let mut flags = libc::MAP_NORESERVE;
+    if spec.prealloc {
+        flags |= libc::MAP_POPULATE;
+    }
+    flags |= match spec.huge {
+        HugePages::Size2M => libc::MAP_HUGETLB | libc::MAP_HUGE_2MB,
+        HugePages::Size1G => libc::MAP_HUGETLB | libc::MAP_HUGE_1GB,
+        HugePages::Default | HugePages::Thp => 0,
+    };
+    let file = if spec.shared {
+        flags = flags & !(libc::MAP_HUGETLB | libc::MAP_HUGE_1GB | libc::MAP_HUGE_2MB) | libc::MAP_SHARED;
+        Some(FileOffset::new(memfd(spec.huge, range.len).map_err(fail)?, 0))
+    } else {
+        flags |= libc::MAP_ANONYMOUS | libc::MAP_PRIVATE;
+        None
+    };
+    let mut mapping = vm_memory::mmap::MmapRegionBuilder::new_with_bitmap(size, DirtyPages::with_len(size))
+        .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+        .with_mmap_flags(flags);
+    if let Some(file) = file {
+        mapping = mapping.with_file_offset(file);
+    }
+    let mapping = mapping.build().map_err(|e| fail(mmap_error(e)))?;
+    if spec.huge == HugePages::Thp {
+        advise_thp(&mapping).map_err(fail)?;
+    }
+    GuestRegionMmap::new(mapping, GuestAddress(range.start))
+        .ok_or_else(|| fail(io::ErrorKind::InvalidInput.into()))
+}
+
+fn mmap_error(error: vm_memory::mmap::MmapRegionError) -> io::Error {
+    match error {
+        vm_memory::mmap::MmapRegionError::Mmap(source) => source,
+        other => io::Error::other(other),
+    }
+}
+
+fn memfd(huge: HugePages, len: u64) -> io::Result<File> {
+    let flags = MemfdFlags::CLOEXEC
+        | match huge {
+            HugePages::Size2M => MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB,
+            HugePages::Size1G => MemfdFlags::HUGETLB | MemfdFlags::HUGE_1GB,
+            HugePages::Default | HugePages::Thp => MemfdFlags::empty(),
+        };
+    let file = memfd_create("guest-ram", flags)?;
+    ftruncate(&file, len)?;
+    Ok(file.into())
+}
+
+#[allow(unsafe_code, reason = "madvise is unsafe for the advices that change contents; this one does not")]
+fn advise_thp(mapping: &MmapRegion<DirtyPages>) -> io::Result<()> {
+    // SAFETY: the range is the whole of a mapping that we own, and LinuxHugepage changes no contents.
+    unsafe {
+        rustix::mm::madvise(mapping.as_ptr().cast(), mapping.size(), rustix::mm::Advice::LinuxHugepage)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn spec(size: u64, shared: bool) -> MemorySpec {
+        MemorySpec { size, huge: HugePages::Default, prealloc: false, shared }
+    }
+
+    #[test]
+    fn writes_land_and_are_tracked() {
+        for shared in [false, true] {
+            let memory = Memory::new(&spec(5 << 30, shared), &RamLayout::new(5 << 30)).unwrap();
+            let slots = memory.slots();
+            assert_eq!(slots.len(), 2);
+            assert_eq!(slots[1].range, Range { start: 4 << 30, len: 2 << 30 });
+            memory.track(true);
+            memory.write((4 << 30) + 4090, b"crosses a page").unwrap();
+            let dirty = memory.take_dirty();
+            assert_eq!((dirty[1].0, dirty[1].1[0]), (4 << 30, 0b11));
+            assert!(dirty[0].1.iter().all(|&word| word == 0));
+            let mut back = [0; 14];
+            memory.read((4 << 30) + 4090, &mut back).unwrap();
+            assert_eq!(&back, b"crosses a page");
+        }
+    }
+
+    #[test]
+    fn nothing_reaches_outside() {
+        let memory = Memory::new(&spec(16 << 20, false), &RamLayout::new(16 << 20)).unwrap();
+        assert!(memory.write((16 << 20) - 1, &[1, 2]).is_err());
+        assert!(memory.write(u64::MAX, &[1]).is_err());
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[7; 100]).unwrap();
+        memory.write_file(0x1000, &file, 90, 10).unwrap();
+        let mut back = [0; 11];
+        memory.read(0x1000, &mut back).unwrap();
+        assert_eq!(back, [7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 0]);
+        assert!(memory.write_file(0x1000, &file, 90, 11).is_err(), "the file is shorter");
+        assert!(memory.write_file((16 << 20) - 5, &file, 0, 10).is_err());
+    }
+}

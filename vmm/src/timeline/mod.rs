@@ -89,6 +89,14 @@ pub struct Timeline<C = HostClock> {
     marks_seen: AtomicUsize,
 }
 
+impl Timeline {
+    /// A timeline by the host's clock that begins now.
+    #[must_use]
+    pub fn begin(parent: Option<u64>, on: bool) -> Self {
+        Self::new(HostClock, HostClock.stamp(), parent, on)
+    }
+}
+
 impl<C: Clock> Timeline<C> {
     /// A timeline that began at `start`, a stamp taken as the process's first act, or at the parent's stamp
     /// (nanoseconds of `CLOCK_MONOTONIC`; one that is later than `start` counts as equal to it). One that is

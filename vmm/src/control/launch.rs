@@ -1,0 +1,165 @@
+//! A VM from its specification to its end: open, build, seal, run.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::{Running, Signals};
+use crate::boot::{self, BootState, Input};
+use crate::config::{ConsoleSpec, VmSpec};
+use crate::devices::console::{ConsoleOutput, InputPump, OutputPump, Terminal};
+use crate::devices::worker::Source;
+use crate::kvm::{self, Host};
+use crate::machine::{self, Start, Wiring};
+use crate::memory::layout::RamLayout;
+use crate::memory::{self, Memory};
+use crate::open::{self, Named, Opened};
+use crate::outcome::{FAILURE, Outcome};
+use crate::sandbox;
+use crate::timeline::{Step, Timeline};
+
+/// A VM that could not be started, or not be run to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file is not what it has to be.
+    #[error(transparent)]
+    Open(#[from] open::Error),
+    /// The guest cannot be loaded.
+    #[error(transparent)]
+    Boot(#[from] boot::Error),
+    /// KVM is not there, or refused.
+    #[error(transparent)]
+    Kvm(#[from] kvm::Error),
+    /// Guest memory could not be had.
+    #[error(transparent)]
+    Memory(#[from] memory::Error),
+    /// The machine could not be built.
+    #[error(transparent)]
+    Machine(#[from] machine::Error),
+    /// It could not be run to its end.
+    #[error(transparent)]
+    Control(#[from] super::Error),
+    /// Something else that the system refused.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+}
+
+fn system(what: &'static str) -> impl Fn(std::io::Error) -> Error {
+    move |source| Error::System { what, source }
+}
+
+/// The record of a run: what `--result` writes.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// How the VM ended; absent when it could not be run.
+    #[serde(flatten)]
+    pub outcome: Option<Outcome>,
+    /// What went wrong on our side.
+    pub error: Option<String>,
+    /// The exit code of `jiffy`.
+    pub exit_code: u8,
+    /// Bytes of console output that nobody took in time.
+    pub console_lost: u64,
+    /// When what happened.
+    pub timeline: crate::timeline::Report,
+}
+
+/// Runs a VM, and writes `--result`.
+pub fn launch(spec: &VmSpec, timeline: &Arc<Timeline>) -> Report {
+    let mut console_lost = 0;
+    let mut result = None;
+    let ended = run(spec, timeline, &mut result, &mut console_lost);
+    timeline.step(Step::VmDestroyed);
+    let (outcome, error) = match ended {
+        Ok(outcome) => (Some(outcome), None),
+        Err(e) => (None, Some(e.to_string())),
+    };
+    let exit_code = outcome.as_ref().map_or(FAILURE, Outcome::exit_code);
+    let mut report = Report { outcome, error, exit_code, console_lost, timeline: timeline.report() };
+    if let Err(e) = result.map_or(Ok(()), |file| write_result(&file, &report)) {
+        report.error.get_or_insert(format!("--result: {e}"));
+        report.exit_code = FAILURE;
+    }
+    report
+}
+
+fn write_result(mut file: &File, report: &Report) -> std::io::Result<()> {
+    let mut text = serde_json::to_vec_pretty(report)?;
+    text.push(b'\n');
+    file.write_all(&text)
+}
+
+fn run(
+    spec: &VmSpec,
+    timeline: &Arc<Timeline>,
+    result: &mut Option<File>,
+    console_lost: &mut u64,
+) -> Result<Outcome, Error> {
+    let mut opened = Opened::new(spec)?;
+    *result = opened.result.take();
+    let host = Host::open()?;
+    timeline.step(Step::KvmOpened);
+
+    let layout = RamLayout::new(spec.memory.size);
+    let memory = Memory::new(&spec.memory, &layout)?;
+    timeline.step(Step::MemoryMapped);
+
+    let boot = load(spec, &opened, layout)?;
+    timeline.step(Step::KernelLoaded { bytes: boot.loaded_bytes });
+
+    let console = ConsoleOutput::new().map_err(system("console"))?;
+    let wiring = Wiring { console: console.clone(), timeline: Arc::clone(timeline) };
+    let machine = machine::build(&host, spec, memory, &Start::Boot(Box::new(boot)), &wiring)?;
+    timeline.step(Step::VcpusReady);
+
+    let signals = Signals::take_over().map_err(system("signals"))?;
+    let sealed = sandbox::seal().map_err(system("sandbox"))?;
+    let mut running = Running::start(machine, timeline, false, &sealed)?;
+
+    let stdio = spec.console == ConsoleSpec::Stdio;
+    let terminal = if stdio { Terminal::raw().map_err(system("terminal"))? } else { None };
+    let mut sources: Vec<Box<dyn Source>> = vec![Box::new(OutputPump::new(console.clone(), opened.console))];
+    if stdio {
+        let (port, handle) = (Arc::clone(&running.board().devices.serial), running.handle());
+        let end = Box::new(move || handle.end(libc::SIGINT as u8));
+        sources.push(Box::new(InputPump::new(port, console.clone(), end).map_err(system("console input"))?));
+    }
+    running.serve(sources)?;
+    let outcome = running.run(Some(&signals))?;
+    drop(terminal);
+    *console_lost = console.lost();
+    Ok(outcome)
+}
+
+fn load(spec: &VmSpec, opened: &Opened, ram: RamLayout) -> Result<BootState, boot::Error> {
+    fn input(named: &Option<Named>) -> Option<Input<'_>> {
+        named.as_ref().map(|n| Input { file: Arc::clone(&n.file), name: &n.name })
+    }
+    boot::load(&boot::Request {
+        kernel: input(&opened.kernel),
+        initrd: input(&opened.initrd),
+        firmware: input(&opened.firmware),
+        cmdline: &spec.boot.cmdline,
+        protocol: spec.boot.protocol,
+        unpack: spec.boot.unpack,
+        kaslr: spec.boot.kaslr,
+        ram,
+        rsdp: Some(abi::layout::ACPI.start),
+        unpack_cache: cache_folder().as_deref(),
+    })
+}
+
+/// Where unpacked kernels are kept: `$XDG_CACHE_HOME/jiffy/kernels`, by default in `~/.cache`.
+fn cache_folder() -> Option<PathBuf> {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
+    Some(base.join("jiffy/kernels"))
+}

@@ -1,0 +1,210 @@
+//! From the guest's serial port to a [`Sink`], through a bounded queue.
+
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::Sink;
+use crate::devices::worker::Source;
+
+/// Bytes that wait at most; what the guest writes beyond is lost, and counted.
+const CAPACITY: usize = 1 << 20;
+/// How long the end of a VM waits for a reader that takes nothing.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// The queue's near end, which the serial port writes to. It never blocks and never fails.
+#[derive(Clone, Debug)]
+pub struct ConsoleOutput(Arc<Queue>);
+
+#[derive(Debug)]
+struct Queue {
+    bytes: Mutex<VecDeque<u8>>,
+    /// Readable when there is something in the queue.
+    filled: EventFd,
+    lost: AtomicU64,
+}
+
+impl ConsoleOutput {
+    /// An empty queue.
+    pub fn new() -> io::Result<Self> {
+        let filled = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
+        Ok(Self(Arc::new(Queue { bytes: Mutex::default(), filled, lost: AtomicU64::new(0) })))
+    }
+
+    /// How many bytes were lost because nobody took them.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.0.lost.load(Ordering::Relaxed)
+    }
+
+    /// Takes all that is in the queue.
+    #[must_use]
+    pub fn take(&self) -> Vec<u8> {
+        self.queue().drain(..).collect()
+    }
+
+    fn lose(&self, count: usize) {
+        self.0.lost.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    fn queue(&self) -> MutexGuard<'_, VecDeque<u8>> {
+        self.0.bytes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Write for ConsoleOutput {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut queue = self.queue();
+        let was_empty = queue.is_empty();
+        let room = bytes.len().min(CAPACITY - queue.len());
+        queue.extend(&bytes[..room]);
+        drop(queue);
+        self.lose(bytes.len() - room);
+        if was_empty {
+            self.0.filled.write(1)?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The queue's far end, on the device worker.
+#[derive(Debug)]
+pub struct OutputPump {
+    queue: ConsoleOutput,
+    /// `None` once writing has failed: the reader is gone.
+    sink: Option<Sink>,
+    waiting: bool,
+}
+
+impl OutputPump {
+    /// Moves what comes into `queue` to `sink`, or nowhere.
+    #[must_use]
+    pub fn new(queue: ConsoleOutput, sink: Option<Sink>) -> Self {
+        Self { queue, sink, waiting: false }
+    }
+
+    /// Writes until the queue is empty or the sink wants us to wait; whether it does.
+    fn pump(&mut self) -> bool {
+        let Some(sink) = &mut self.sink else {
+            let _ = self.queue.take();
+            return false;
+        };
+        loop {
+            let mut queue = self.queue.queue();
+            let chunk: Vec<u8> = queue.iter().copied().take(64 << 10).collect();
+            if chunk.is_empty() {
+                return false;
+            }
+            drop(queue);
+            match sink.write(&chunk) {
+                Ok(count) => {
+                    queue = self.queue.queue();
+                    queue.drain(..count);
+                    if sink.must_wait() && !queue.is_empty() {
+                        return true;
+                    }
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return true,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => {
+                    self.sink = None;
+                    self.queue.lose(self.queue.take().len());
+                    return false;
+                }
+            }
+        }
+    }
+
+    fn ready_to_write(&self) -> Option<Events> {
+        self.sink.as_ref().map(|sink| Events::new(sink, EventSet::OUT))
+    }
+}
+
+impl MutEventSubscriber for OutputPump {
+    fn init(&mut self, ops: &mut EventOps) {
+        // A worker that cannot listen at all would have failed before.
+        let _ = ops.add(Events::new(&self.queue.0.filled, EventSet::IN));
+    }
+
+    fn process(&mut self, _events: Events, ops: &mut EventOps) {
+        // Nothing to read when it was the sink that woke us.
+        let _ = self.queue.0.filled.read();
+        let events = self.ready_to_write();
+        let must_wait = self.pump();
+        if must_wait == self.waiting {
+            return;
+        }
+        self.waiting = must_wait;
+        // A regular file cannot be waited for, and never has to be.
+        let _ = events.map(|events| if must_wait { ops.add(events) } else { ops.remove(events) });
+    }
+}
+
+impl Source for OutputPump {
+    /// Writes out what the guest has said, as long as the reader takes it.
+    fn finish(&mut self) {
+        let mut progress = Instant::now();
+        let mut left = self.queue.queue().len();
+        while self.pump() && progress.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(1));
+            let now = self.queue.queue().len();
+            if now < left {
+                (left, progress) = (now, Instant::now());
+            }
+        }
+        self.queue.lose(self.queue.take().len());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    #[test]
+    fn a_flood_is_bounded_and_counted() {
+        let mut output = ConsoleOutput::new().unwrap();
+        output.write_all(&vec![b'x'; CAPACITY + 5]).unwrap();
+        output.write_all(b"more").unwrap();
+        assert_eq!(output.lost(), 9);
+        assert_eq!(output.take().len(), CAPACITY);
+    }
+
+    #[test]
+    fn what_was_said_arrives() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let mut output = ConsoleOutput::new().unwrap();
+        let mut pump = OutputPump::new(output.clone(), Some(Sink::new(writer.into()).unwrap()));
+        let text: Vec<u8> = (0..300_000u32).map(|i| i as u8).collect();
+        output.write_all(&text).unwrap();
+        assert!(pump.pump(), "a pipe holds less");
+        let reading = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            reader.read_to_end(&mut all).map(|_| all)
+        });
+        pump.finish();
+        drop(pump);
+        assert_eq!(reading.join().unwrap().unwrap(), text);
+        assert_eq!(output.lost(), 0);
+    }
+
+    #[test]
+    fn a_reader_that_is_gone_costs_nothing() {
+        let (reader, writer) = io::pipe().unwrap();
+        let mut output = ConsoleOutput::new().unwrap();
+        let mut pump = OutputPump::new(output.clone(), Some(Sink::new(writer.into()).unwrap()));
+        drop(reader);
+        output.write_all(b"anybody?").unwrap();
+        assert!(!pump.pump());
+        assert_eq!(output.lost(), 8);
+    }
+}

@@ -1,0 +1,251 @@
+//! A 16550A: vm-superio's model, with output to a [`ConsoleOutput`] and input from the device worker.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use vm_superio::Trigger;
+use vm_superio::serial::{Serial, SerialEvents, SerialState};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::bus::{BusDevice, Effect};
+use crate::devices::console::ConsoleOutput;
+use crate::interrupt::InterruptLine;
+use crate::state::{self, Saved};
+
+/// How many ports it has.
+const LEN: usize = 8;
+
+struct Line(Arc<dyn InterruptLine>);
+
+impl Trigger for Line {
+    type E = io::Error;
+
+    fn trigger(&self) -> io::Result<()> {
+        self.0.trigger()
+    }
+}
+
+/// Tells the worker that there is room for input again.
+struct InputRoom(Arc<EventFd>);
+
+impl SerialEvents for InputRoom {
+    fn buffer_read(&self) {}
+    fn out_byte(&self) {}
+    fn tx_lost_byte(&self) {}
+    fn in_buffer_empty(&self) {
+        // Fails only if the counter is at its end, and then the worker has been told often enough.
+        let _ = self.0.write(1);
+    }
+}
+
+type Model = Serial<Line, InputRoom, ConsoleOutput>;
+
+/// The serial port.
+pub struct SerialPort {
+    model: Mutex<Model>,
+    line: Arc<dyn InterruptLine>,
+    output: ConsoleOutput,
+    room: Arc<EventFd>,
+}
+
+/// What of it goes into a snapshot: the registers of vm-superio's model.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct SerialPortState {
+    divisor: [u8; 2],
+    interrupt_enable: u8,
+    interrupt_identification: u8,
+    line_control: u8,
+    line_status: u8,
+    modem_control: u8,
+    modem_status: u8,
+    scratch: u8,
+    input: Vec<u8>,
+}
+
+impl Saved for SerialPortState {
+    const NAME: &'static str = "serial port";
+    const VERSION: u16 = 1;
+}
+
+impl SerialPort {
+    /// A port as it is after a reset.
+    pub fn new(line: Arc<dyn InterruptLine>, output: ConsoleOutput) -> io::Result<Self> {
+        let room = Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?);
+        let model =
+            Serial::with_events(Line(Arc::clone(&line)), InputRoom(Arc::clone(&room)), output.clone());
+        Ok(Self { model: Mutex::new(model), line, output, room })
+    }
+
+    /// How many bytes of input it can take now.
+    #[must_use]
+    pub fn input_room(&self) -> usize {
+        self.model().fifo_capacity()
+    }
+
+    /// Readable when the guest has read all input.
+    #[must_use]
+    pub fn room_event(&self) -> &Arc<EventFd> {
+        &self.room
+    }
+
+    /// Gives input to the guest; no more than [`SerialPort::input_room`] bytes. In loopback mode it is lost, as
+    /// it is on a real line.
+    pub fn input(&self, bytes: &[u8]) {
+        // Fails where there is no room (we asked) or where the interrupt cannot be raised; the guest still finds
+        // the bytes when it looks.
+        let _ = self.model().enqueue_raw_bytes(bytes);
+    }
+
+    fn model(&self) -> MutexGuard<'_, Model> {
+        self.model.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl BusDevice for SerialPort {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        let mut model = self.model();
+        for (port, byte) in (offset..LEN as u64).zip(data) {
+            *byte = model.read(port as u8);
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Effect {
+        let mut model = self.model();
+        for (port, &byte) in (offset..LEN as u64).zip(data) {
+            // Output never fails (it is queued or counted as lost); an interrupt that cannot be raised is one
+            // that the guest polls for.
+            let _ = model.write(port as u8, byte);
+        }
+        Effect::None
+    }
+
+    fn save(&self) -> Option<Vec<u8>> {
+        let Self { model: _, line: _, output: _, room: _ } = self;
+        Some(state::encode(&SerialPortState::from(self.model().state())))
+    }
+
+    fn restore(&self, saved: &[u8]) -> Result<(), state::Error> {
+        let state = state::decode::<SerialPortState>(saved)?.into();
+        let (line, room) = (Line(Arc::clone(&self.line)), InputRoom(Arc::clone(&self.room)));
+        // Refuses state that holds more input than fits.
+        let model = Serial::from_state(&state, line, room, self.output.clone())
+            .map_err(|_| state::Error::Damaged { name: SerialPortState::NAME })?;
+        *self.model() = model;
+        Ok(())
+    }
+}
+
+impl From<SerialState> for SerialPortState {
+    fn from(state: SerialState) -> Self {
+        let SerialState {
+            baud_divisor_low,
+            baud_divisor_high,
+            interrupt_enable,
+            interrupt_identification,
+            line_control,
+            line_status,
+            modem_control,
+            modem_status,
+            scratch,
+            in_buffer,
+        } = state;
+        Self {
+            divisor: [baud_divisor_low, baud_divisor_high],
+            interrupt_enable,
+            interrupt_identification,
+            line_control,
+            line_status,
+            modem_control,
+            modem_status,
+            scratch,
+            input: in_buffer,
+        }
+    }
+}
+
+impl From<SerialPortState> for SerialState {
+    fn from(state: SerialPortState) -> Self {
+        let SerialPortState {
+            divisor: [baud_divisor_low, baud_divisor_high],
+            interrupt_enable,
+            interrupt_identification,
+            line_control,
+            line_status,
+            modem_control,
+            modem_status,
+            scratch,
+            input: in_buffer,
+        } = state;
+        Self {
+            baud_divisor_low,
+            baud_divisor_high,
+            interrupt_enable,
+            interrupt_identification,
+            line_control,
+            line_status,
+            modem_control,
+            modem_status,
+            scratch,
+            in_buffer,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::interrupt::CountingLine;
+    use std::sync::atomic::Ordering;
+
+    fn port() -> (SerialPort, Arc<CountingLine>, ConsoleOutput) {
+        let (line, output) = (Arc::new(CountingLine::default()), ConsoleOutput::new().unwrap());
+        (SerialPort::new(line.clone(), output.clone()).unwrap(), line, output)
+    }
+
+    #[test]
+    fn talks_both_ways() {
+        let (port, line, output) = port();
+        port.write(1, &[0x01]);
+        port.input(b"hi");
+        assert_eq!(line.0.load(Ordering::SeqCst), 1);
+        let mut byte = [0];
+        port.read(0, &mut byte);
+        assert_eq!(&byte, b"h");
+        port.write(0, b"x");
+        assert_eq!(output.take(), b"x");
+        port.read(0, &mut byte);
+        assert_eq!(port.room_event().read().unwrap(), 1, "all input is read");
+    }
+
+    #[test]
+    fn input_is_bounded() {
+        let (port, ..) = port();
+        let room = port.input_room();
+        port.input(&vec![b'a'; room]);
+        assert_eq!(port.input_room(), 0);
+        port.input(b"b");
+        assert_eq!(port.model().state().in_buffer.len(), room);
+    }
+
+    #[test]
+    fn state_comes_back() {
+        let (first, ..) = port();
+        first.write(7, &[0x5a]);
+        first.input(b"rest");
+        let (second, ..) = port();
+        second.restore(&first.save().unwrap()).unwrap();
+        assert_eq!(second.save(), first.save());
+        let mut data = [0];
+        second.read(7, &mut data);
+        assert_eq!(data, [0x5a]);
+    }
+
+    #[test]
+    fn state_that_cannot_be_is_refused() {
+        let (port, ..) = port();
+        let mut state = SerialPortState::from(port.model().state());
+        state.input = vec![0; 1000];
+        assert!(port.restore(&state::encode(&state)).is_err());
+    }
+}

@@ -1,0 +1,6 @@
+//! Device models. A device knows nothing of threads, addresses or KVM: it is put on a bus, given lines and
+//! sinks, and answers.
+
+pub mod console;
+pub mod legacy;
+pub mod worker;

@@ -1,0 +1,191 @@
+//! The event loop that devices do their work on: one thread, any number of sources. It takes part in quiescing.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::JoinHandle;
+
+use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
+use vmm_sys_util::eventfd::EventFd;
+
+/// Something that reacts to descriptors.
+pub trait Source: MutEventSubscriber + Send {
+    /// Brings what was begun to an end; nothing is begun after it. Called before the worker stops for good.
+    fn finish(&mut self) {}
+
+    /// Completes what is in flight, so that the device's state can be saved. Called when the worker pauses.
+    fn drain(&mut self) {}
+}
+
+enum Command {
+    Pause(Sender<()>),
+    Resume,
+    Stop,
+}
+
+/// A running worker.
+#[derive(Debug)]
+pub struct Worker {
+    thread: JoinHandle<()>,
+    commands: Sender<Command>,
+    wake: Arc<EventFd>,
+}
+
+impl Worker {
+    /// Starts a thread that serves `sources`.
+    pub fn spawn(name: &str, sources: Vec<Box<dyn Source>>) -> io::Result<Self> {
+        let wake = Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?);
+        let (commands, received) = mpsc::channel();
+        let manager = EventManager::new().map_err(io::Error::other)?;
+        let waker = Waker(Arc::clone(&wake));
+        let thread = std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || serve(manager, waker, sources, &received))?;
+        Ok(Self { thread, commands, wake })
+    }
+
+    /// Pauses: `acknowledge` hears when nothing is in flight any more.
+    pub fn pause(&self, acknowledge: Sender<()>) {
+        self.command(Command::Pause(acknowledge));
+    }
+
+    /// Goes on after a pause.
+    pub fn resume(&self) {
+        self.command(Command::Resume);
+    }
+
+    /// Finishes what was begun and ends the thread.
+    pub fn stop(self) {
+        self.command(Command::Stop);
+        // A worker that panicked has ended the process.
+        let _ = self.thread.join();
+    }
+
+    fn command(&self, command: Command) {
+        // Both fail only after the thread's end.
+        let _ = self.commands.send(command);
+        let _ = self.wake.write(1);
+    }
+}
+
+/// Brings the loop back to its commands.
+struct Waker(Arc<EventFd>);
+
+impl MutEventSubscriber for Waker {
+    fn init(&mut self, ops: &mut EventOps) {
+        // Fails only for a descriptor that is not one.
+        let _ = ops.add(Events::new(self.0.as_ref(), EventSet::IN));
+    }
+
+    fn process(&mut self, _events: Events, _ops: &mut EventOps) {
+        let _ = self.0.read();
+    }
+}
+
+impl Source for Waker {}
+
+fn serve(
+    mut manager: EventManager<Box<dyn Source>>,
+    waker: Waker,
+    sources: Vec<Box<dyn Source>>,
+    commands: &Receiver<Command>,
+) {
+    manager.add_subscriber(Box::new(waker));
+    let ids: Vec<_> = sources.into_iter().map(|source| manager.add_subscriber(source)).collect();
+    let each = |manager: &mut EventManager<Box<dyn Source>>, what: fn(&mut dyn Source)| {
+        for &id in &ids {
+            if let Ok(source) = manager.subscriber_mut(id) {
+                what(source.as_mut());
+            }
+        }
+    };
+    loop {
+        // Fails only when a signal comes in between.
+        let _ = manager.run();
+        let mut paused = false;
+        loop {
+            let command = if paused { commands.recv().ok() } else { commands.try_recv().ok() };
+            match command {
+                Some(Command::Pause(acknowledge)) => {
+                    each(&mut manager, |source| source.drain());
+                    paused = true;
+                    // Nobody waits any more when the owner has given up.
+                    let _ = acknowledge.send(());
+                }
+                Some(Command::Resume) => paused = false,
+                Some(Command::Stop) => {
+                    each(&mut manager, |source| source.finish());
+                    return;
+                }
+                None if paused => return,
+                None => break,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    /// Counts the events it is given, and says when it was drained and finished.
+    struct Counter {
+        event: Arc<EventFd>,
+        seen: Arc<AtomicU32>,
+        calls: Sender<&'static str>,
+    }
+
+    impl MutEventSubscriber for Counter {
+        fn init(&mut self, ops: &mut EventOps) {
+            ops.add(Events::new(self.event.as_ref(), EventSet::IN)).unwrap();
+        }
+
+        fn process(&mut self, _events: Events, _ops: &mut EventOps) {
+            self.seen.fetch_add(u32::try_from(self.event.read().unwrap()).unwrap(), Ordering::SeqCst);
+        }
+    }
+
+    impl Source for Counter {
+        fn finish(&mut self) {
+            self.calls.send("finish").unwrap();
+        }
+
+        fn drain(&mut self) {
+            self.calls.send("drain").unwrap();
+        }
+    }
+
+    #[test]
+    fn pauses_and_goes_on() {
+        let event = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
+        let seen = Arc::new(AtomicU32::new(0));
+        let (calls, called) = mpsc::channel();
+        let counter = Counter { event: event.clone(), seen: seen.clone(), calls };
+        let worker = Worker::spawn("test", vec![Box::new(counter)]).unwrap();
+        for round in 1..=100 {
+            let (acknowledge, acknowledged) = mpsc::channel();
+            worker.pause(acknowledge);
+            acknowledged.recv().unwrap();
+            let before = seen.load(Ordering::SeqCst);
+            event.write(1).unwrap();
+            std::thread::yield_now();
+            assert_eq!(seen.load(Ordering::SeqCst), before, "round {round}: works although paused");
+            worker.resume();
+        }
+        while seen.load(Ordering::SeqCst) < 100 {
+            std::thread::yield_now();
+        }
+        worker.stop();
+        assert_eq!(called.iter().filter(|&c| c == "drain").count(), 100);
+    }
+
+    #[test]
+    fn finishes_before_it_ends() {
+        let (calls, called) = mpsc::channel();
+        let event = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
+        let counter = Counter { event, seen: Arc::default(), calls };
+        Worker::spawn("test", vec![Box::new(counter)]).unwrap().stop();
+        assert_eq!(called.iter().collect::<Vec<_>>(), ["finish"]);
+    }
+}

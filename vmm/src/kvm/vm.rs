@@ -1,0 +1,79 @@
+//! One VM: memory slots, the interrupt controllers, vCPUs.
+#![allow(unsafe_code, reason = "KVM reads and writes the process memory that a slot names")]
+
+use std::sync::Arc;
+
+use kvm_bindings::{KVM_MEM_READONLY, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region};
+use kvm_ioctls::VmFd;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::state::IrqchipState;
+use super::{Error, Vcpu, call};
+use crate::memory::Slot;
+
+/// A VM. Clones share it; it ends with the last of them and of its vCPUs.
+#[derive(Clone, Debug)]
+pub struct Vm {
+    fd: Arc<VmFd>,
+}
+
+impl Vm {
+    pub(super) fn new(fd: VmFd) -> Self {
+        Self { fd: Arc::new(fd) }
+    }
+
+    /// Tells KVM where it may keep its own pages (Intel without unrestricted guests needs them; others ignore it).
+    pub fn set_private_pages(&self) -> Result<(), Error> {
+        let range = abi::layout::KVM_PRIVATE;
+        self.fd.set_identity_map_address(range.start).map_err(call("KVM_SET_IDENTITY_MAP_ADDR"))?;
+        self.fd.set_tss_address((range.start + 0x1000) as usize).map_err(call("KVM_SET_TSS_ADDR"))
+    }
+
+    /// Creates PIC, IOAPIC and, with each vCPU, its local APIC, in the kernel.
+    pub fn create_irqchip(&self) -> Result<(), Error> {
+        self.fd.create_irq_chip().map_err(call("KVM_CREATE_IRQCHIP"))
+    }
+
+    /// Creates the 8254 timer and the port 0x61 that goes with it.
+    pub fn create_pit(&self) -> Result<(), Error> {
+        let config = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..kvm_pit_config::default() };
+        self.fd.create_pit2(config).map_err(call("KVM_CREATE_PIT2"))
+    }
+
+    /// Puts memory of ours at a guest-physical address.
+    ///
+    /// # Safety
+    ///
+    /// The mapping that `region.host` names has to stay for as long as the VM.
+    pub unsafe fn set_memory(&self, slot: u32, region: &Slot, read_only: bool) -> Result<(), Error> {
+        let region = kvm_userspace_memory_region {
+            slot,
+            flags: if read_only { KVM_MEM_READONLY } else { 0 },
+            guest_phys_addr: region.range.start,
+            memory_size: region.range.len,
+            userspace_addr: region.host,
+        };
+        // SAFETY: the caller vouches for the mapping.
+        unsafe { self.fd.set_user_memory_region(region) }.map_err(call("KVM_SET_USER_MEMORY_REGION"))
+    }
+
+    /// Makes a write to `event` raise the interrupt `gsi`.
+    pub fn register_irqfd(&self, event: &EventFd, gsi: u32) -> Result<(), Error> {
+        self.fd.register_irqfd(event, gsi).map_err(call("KVM_IRQFD"))
+    }
+
+    /// Creates the vCPU whose APIC id is `id`.
+    pub fn create_vcpu(&self, id: u8) -> Result<Vcpu, Error> {
+        Ok(Vcpu::new(id, self.fd.create_vcpu(id.into()).map_err(call("KVM_CREATE_VCPU"))?))
+    }
+
+    /// The state of interrupt controllers, timer and clock.
+    pub fn save_irqchip(&self, pit: bool) -> Result<IrqchipState, Error> {
+        IrqchipState::save(&self.fd, pit)
+    }
+
+    /// Takes back what [`Vm::save_irqchip`] gave.
+    pub fn restore_irqchip(&self, state: &IrqchipState) -> Result<(), Error> {
+        state.restore(&self.fd)
+    }
+}

@@ -1,0 +1,86 @@
+//! The constructor table: every device of a machine, once. A new device adds its line here.
+
+use std::sync::Arc;
+
+use abi::layout::Range;
+use abi::ports;
+use acpi_tables::Aml;
+
+use super::{Error, Wiring};
+use crate::acpi::IsaDevice;
+use crate::bus::BusDevice;
+use crate::config::{MachineKind, VmSpec};
+use crate::devices::legacy::{AcpiPm, Cmos, I8042, JiffyPorts, Pvpanic, SerialPort};
+use crate::interrupt::IrqfdLine;
+use crate::kvm::Vm;
+use crate::memory::layout::RamLayout;
+use crate::state;
+use crate::vcpu::Buses;
+
+/// One device: where it is, what ACPI says of it.
+struct Entry {
+    name: &'static str,
+    ports: Range,
+    device: Arc<dyn BusDevice>,
+    aml: Option<IsaDevice>,
+}
+
+/// The devices of a machine.
+pub struct Devices {
+    table: Vec<Entry>,
+    /// The serial port, for the console.
+    pub serial: Arc<SerialPort>,
+    /// Jiffy's own ports, for the exit status.
+    pub jiffy: Arc<JiffyPorts>,
+}
+
+impl Devices {
+    pub(super) fn new(spec: &VmSpec, vm: &Vm, wiring: &Wiring) -> Result<Self, Error> {
+        let com1 = Arc::new(IrqfdLine::new(vm.clone(), ports::COM1_IRQ));
+        let serial = Arc::new(SerialPort::new(com1, wiring.console.clone())?);
+        let jiffy = Arc::new(JiffyPorts::new(Arc::clone(&wiring.timeline)));
+        let legacy = spec.machine == MachineKind::Legacy;
+        let low = legacy.then(|| RamLayout::new(spec.memory.size).low().len);
+        let entry = |name, first: u16, count, device, aml| Entry {
+            name,
+            ports: Range { start: first.into(), len: count },
+            device,
+            aml,
+        };
+        let table = vec![
+            entry("i8042", ports::I8042_COMMAND, 1, Arc::new(I8042), None),
+            entry("cmos", ports::CMOS_INDEX, 2, Arc::new(Cmos::new(low)), Some(IsaDevice::RTC)),
+            entry("serial", ports::COM1, 8, serial.clone(), Some(IsaDevice::COM1)),
+            entry("pvpanic", ports::PVPANIC, 1, Arc::new(Pvpanic), Some(IsaDevice::PVPANIC)),
+            entry("acpi-pm", ports::ACPI_SLEEP_CONTROL, AcpiPm::LEN, Arc::new(AcpiPm::new(legacy)), None),
+            entry("jiffy", ports::JIFFY, ports::JIFFY_LEN.into(), jiffy.clone(), None),
+        ];
+        Ok(Self { table, serial, jiffy })
+    }
+
+    /// The devices at their places.
+    pub(super) fn buses(&self) -> Result<Buses, Error> {
+        let mut buses = Buses::default();
+        for entry in &self.table {
+            buses.ports.insert(entry.ports, Arc::clone(&entry.device))?;
+        }
+        Ok(buses)
+    }
+
+    /// What the devices say of themselves in the DSDT.
+    pub(super) fn aml(&self) -> Vec<&dyn Aml> {
+        self.table.iter().filter_map(|entry| entry.aml.as_ref().map(|aml| aml as &dyn Aml)).collect()
+    }
+
+    pub(super) fn save(&self) -> Vec<(String, Vec<u8>)> {
+        self.table.iter().filter_map(|entry| Some((entry.name.to_owned(), entry.device.save()?))).collect()
+    }
+
+    pub(super) fn restore(&self, saved: &[(String, Vec<u8>)]) -> Result<(), Error> {
+        for (name, bytes) in saved {
+            let entry = self.table.iter().find(|entry| entry.name == name);
+            entry.ok_or(state::Error::Damaged { name: "devices" })?.device.restore(bytes)?;
+        }
+        Ok(())
+    }
+}

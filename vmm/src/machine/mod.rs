@@ -1,0 +1,215 @@
+//! From a specification, memory and a start to a machine that can run: the one place where all parts meet.
+
+mod devices;
+mod rom;
+
+use std::sync::Arc;
+
+use abi::layout;
+use kvm_bindings::CpuId;
+use serde::{Deserialize, Serialize};
+
+use crate::boot::{BootCpu, BootState, Payload};
+use crate::config::{MachineKind, VmSpec};
+use crate::cpuid;
+use crate::devices::console::ConsoleOutput;
+use crate::kvm::{self, Host, IrqchipState, Vcpu, VcpuState, Vm};
+use crate::memory::{self, Memory};
+use crate::resources::{Exhausted, Resources};
+use crate::state::{self, Saved};
+use crate::timeline::Timeline;
+use crate::vcpu::Buses;
+use crate::{acpi, bus};
+pub use devices::Devices;
+use rom::Rom;
+
+/// A machine that could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// KVM refused.
+    #[error(transparent)]
+    Kvm(#[from] kvm::Error),
+    /// Guest memory could not be had or written.
+    #[error(transparent)]
+    Memory(#[from] memory::Error),
+    /// Saved state could not be taken back.
+    #[error(transparent)]
+    State(#[from] state::Error),
+    /// No CPUID for this guest.
+    #[error(transparent)]
+    Cpuid(#[from] cpuid::Error),
+    /// No ACPI tables for this guest.
+    #[error(transparent)]
+    Acpi(#[from] acpi::Error),
+    /// Two devices at one place.
+    #[error(transparent)]
+    Bus(#[from] bus::Overlap),
+    /// Too many of something.
+    #[error(transparent)]
+    Resources(#[from] Exhausted),
+    /// A descriptor could not be made.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+}
+
+/// How a machine begins.
+#[derive(Debug)]
+pub enum Start {
+    /// It boots.
+    Boot(Box<BootState>),
+    /// It goes on where another one was saved. Memory has its contents already.
+    Restore(Box<MachineState>),
+}
+
+/// What a machine is connected to.
+#[derive(Clone, Debug)]
+pub struct Wiring {
+    /// Where the serial port writes.
+    pub console: ConsoleOutput,
+    /// Where guest marks go.
+    pub timeline: Arc<Timeline>,
+}
+
+/// All of a machine but its memory, in the encoding of [`crate::state`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct MachineState {
+    vcpus: Vec<Vec<u8>>,
+    irqchip: Vec<u8>,
+    devices: Vec<(String, Vec<u8>)>,
+    resources: Resources,
+}
+
+impl Saved for MachineState {
+    const NAME: &'static str = "machine";
+    const VERSION: u16 = 1;
+}
+
+/// A machine, built and not yet running. Its fields are dropped in their order: KVM lets go of the memory before
+/// it is unmapped.
+pub struct Machine {
+    /// The vCPUs, the boot vCPU first.
+    pub vcpus: Vec<Vcpu>,
+    /// The rest.
+    pub board: Board,
+}
+
+/// Everything of a machine that vCPUs share.
+pub struct Board {
+    /// What the guest can reach.
+    pub buses: Arc<Buses>,
+    /// The devices that others have to do with.
+    pub devices: Devices,
+    vm: Vm,
+    kind: MachineKind,
+    resources: Resources,
+    _rom: Option<Rom>,
+    memory: Memory,
+}
+
+/// Builds a machine. Boot, restore, incoming migration and clone are the callers.
+pub fn build(
+    host: &Host,
+    spec: &VmSpec,
+    memory: Memory,
+    start: &Start,
+    wiring: &Wiring,
+) -> Result<Machine, Error> {
+    host.check_cpus(spec.cpus)?;
+    let vm = host.create_vm()?;
+    let mut resources = Resources::new()?;
+    for slot in memory.slots() {
+        let id = resources.memory_slot()?;
+        #[allow(unsafe_code, reason = "KVM reads and writes the process memory that a slot names")]
+        // SAFETY: the machine owns `memory` and drops it after the VM and the vCPUs.
+        unsafe { vm.set_memory(id, &slot, false) }?;
+    }
+    let rom = match start {
+        Start::Boot(boot) => boot.rom.as_ref().map(|image| Rom::new(image, &memory)).transpose()?,
+        Start::Restore(_) => None,
+    };
+    if let Some(rom) = &rom {
+        let id = resources.memory_slot()?;
+        #[allow(unsafe_code, reason = "as above")]
+        // SAFETY: as above, for `_rom`.
+        unsafe { vm.set_memory(id, &rom.slot(), true) }?;
+    }
+    vm.set_private_pages()?;
+    vm.create_irqchip()?;
+    if spec.machine == MachineKind::Legacy {
+        vm.create_pit()?;
+    }
+    let devices = Devices::new(spec, &vm, wiring)?;
+    let vcpus = create_vcpus(host, spec, &vm)?;
+    match start {
+        Start::Boot(boot) => {
+            place(&memory, spec, boot, &devices)?;
+            vcpus[0].set_boot_state(&boot.cpu)?;
+        }
+        Start::Restore(saved) => {
+            for (vcpu, bytes) in vcpus.iter().zip(&saved.vcpus) {
+                vcpu.restore(&state::decode::<VcpuState>(bytes)?)?;
+            }
+            vm.restore_irqchip(&state::decode::<IrqchipState>(&saved.irqchip)?)?;
+            devices.restore(&saved.devices)?;
+            resources = state::decode(&state::encode(&saved.resources))?;
+        }
+    }
+    let buses = Arc::new(devices.buses()?);
+    let board = Board { buses, devices, vm, kind: spec.machine, resources, _rom: rom, memory };
+    Ok(Machine { vcpus, board })
+}
+
+fn create_vcpus(host: &Host, spec: &VmSpec, vm: &Vm) -> Result<Vec<Vcpu>, Error> {
+    let vcpus = (0..spec.cpus).map(|id| vm.create_vcpu(id)).collect::<Result<Vec<_>, _>>()?;
+    let options = cpuid::Options {
+        cpus: spec.cpus,
+        tsc_deadline: host.has_tsc_deadline(),
+        tsc_khz: vcpus[0].tsc_khz(),
+        invtsc: spec.invtsc,
+    };
+    let template = cpuid::Template::new(host.supported_cpuid()?.as_slice(), &options)?;
+    for vcpu in &vcpus {
+        let entries = template.for_vcpu(vcpu.id());
+        let cpuid =
+            CpuId::from_entries(&entries).map_err(|e| std::io::Error::other(format!("CPUID: {e:?}")))?;
+        vcpu.set_cpuid(&cpuid)?;
+        vcpu.set_memory_types()?;
+    }
+    Ok(vcpus)
+}
+
+/// Writes what the loader made, and the ACPI tables.
+fn place(memory: &Memory, spec: &VmSpec, boot: &BootState, devices: &Devices) -> Result<(), Error> {
+    for write in &boot.writes {
+        match &write.data {
+            Payload::File(part) => memory.write_file(write.addr, &part.file, part.offset, part.len)?,
+            _ => memory.fill(write.addr, write.len(), |slice| write.place(slice))?,
+        }
+    }
+    // A firmware has this place for itself.
+    if boot.cpu != BootCpu::Reset {
+        let tables =
+            acpi::build(&acpi::Spec { cpus: spec.cpus, machine: spec.machine, devices: &devices.aml() })?;
+        memory.write(layout::ACPI.start, &tables)?;
+    }
+    Ok(())
+}
+
+impl Board {
+    /// The state of all but the vCPUs, which tell their own; everything has to be paused.
+    pub fn save(&self, vcpus: &[VcpuState]) -> Result<MachineState, Error> {
+        let Self { buses: _, devices, vm, kind, resources, _rom: _, memory: _ } = self;
+        Ok(MachineState {
+            vcpus: vcpus.iter().map(state::encode).collect(),
+            irqchip: state::encode(&vm.save_irqchip(*kind == MachineKind::Legacy)?),
+            devices: devices.save(),
+            resources: state::decode(&state::encode(resources))?,
+        })
+    }
+
+    /// Guest memory.
+    #[must_use]
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+}

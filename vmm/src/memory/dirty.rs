@@ -1,0 +1,99 @@
+//! Which pages have been written by the VMM itself; what vCPUs write, KVM's own log knows.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use vm_memory::bitmap::{Bitmap, NewBitmap, RefSlice, WithBitmapSlice};
+
+/// Bytes in a page.
+pub const PAGE: usize = 4096;
+
+/// A bitmap of dirty pages of one region that costs a load per write until tracking starts.
+#[derive(Debug, Default)]
+pub struct DirtyPages {
+    len: usize,
+    on: AtomicBool,
+    words: OnceLock<Box<[AtomicU64]>>,
+}
+
+impl DirtyPages {
+    /// Starts tracking, with every page clean.
+    pub fn start(&self) {
+        let words = self
+            .words
+            .get_or_init(|| (0..self.len.div_ceil(PAGE).div_ceil(64)).map(|_| AtomicU64::new(0)).collect());
+        for word in words {
+            word.store(0, Ordering::Relaxed);
+        }
+        self.on.store(true, Ordering::Release);
+    }
+
+    /// Stops tracking.
+    pub fn stop(&self) {
+        self.on.store(false, Ordering::Release);
+    }
+
+    /// The dirty pages, 64 to a word, lowest bit first; they count as clean from now on.
+    pub fn take(&self) -> Vec<u64> {
+        self.words
+            .get()
+            .map_or_else(Vec::new, |words| words.iter().map(|w| w.swap(0, Ordering::AcqRel)).collect())
+    }
+
+    fn bits(&self) -> Option<&[AtomicU64]> {
+        if self.on.load(Ordering::Acquire) { self.words.get().map(AsRef::as_ref) } else { None }
+    }
+}
+
+impl<'a> WithBitmapSlice<'a> for DirtyPages {
+    type S = RefSlice<'a, Self>;
+}
+
+impl Bitmap for DirtyPages {
+    fn mark_dirty(&self, offset: usize, len: usize) {
+        let (Some(words), Some(last)) = (self.bits(), len.checked_sub(1)) else { return };
+        let Some(end) = self.len.checked_sub(1) else { return };
+        for page in offset / PAGE..=offset.saturating_add(last).min(end) / PAGE {
+            words[page / 64].fetch_or(1 << (page % 64), Ordering::AcqRel);
+        }
+    }
+
+    fn dirty_at(&self, offset: usize) -> bool {
+        let page = offset / PAGE;
+        self.bits()
+            .and_then(|words| words.get(page / 64))
+            .is_some_and(|word| word.load(Ordering::Acquire) >> (page % 64) & 1 == 1)
+    }
+
+    fn slice_at(&self, offset: usize) -> RefSlice<'_, Self> {
+        RefSlice::new(self, offset)
+    }
+}
+
+impl NewBitmap for DirtyPages {
+    fn with_len(len: usize) -> Self {
+        Self { len, ..Self::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tracks_only_while_on() {
+        let dirty = DirtyPages::with_len(200 * PAGE);
+        dirty.mark_dirty(0, 1);
+        assert!(dirty.take().is_empty(), "no memory before tracking starts");
+        dirty.start();
+        dirty.mark_dirty(63 * PAGE + 1, PAGE);
+        dirty.mark_dirty(199 * PAGE, 10 * PAGE);
+        dirty.mark_dirty(0, 0);
+        assert!(dirty.dirty_at(64 * PAGE) && !dirty.dirty_at(65 * PAGE));
+        assert_eq!(dirty.take(), [1 << 63, 1, 0, 1 << 7]);
+        assert_eq!(dirty.take(), [0; 4]);
+        dirty.stop();
+        dirty.mark_dirty(0, PAGE);
+        assert_eq!(dirty.take(), [0; 4]);
+    }
+}

@@ -1,0 +1,93 @@
+//! What machine parts must not share: memory slots, interrupt lines, windows of addresses. One allocator hands
+//! them out, and what it gave is saved state: a restored machine finds everything where it was.
+
+use abi::layout::{self, Range};
+use serde::{Deserialize, Serialize};
+use vm_allocator::{AddressAllocator, AllocPolicy, IdAllocator};
+
+use crate::state::Saved;
+
+/// KVM's least number of memory slots on x86 (`KVM_USER_MEM_SLOTS` was 509 from Linux 3.14 to 5.11, then more).
+const MEMORY_SLOTS: u32 = 509;
+/// IOAPIC pins that no ISA device owns.
+const FREE_LINES: (u32, u32) = (16, 23);
+
+/// There is none left of something.
+#[derive(Debug, thiserror::Error)]
+#[error("no {what} left: {source}")]
+pub struct Exhausted {
+    what: &'static str,
+    source: vm_allocator::Error,
+}
+
+/// The allocator.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Resources {
+    slots: IdAllocator,
+    lines: IdAllocator,
+    mmio: AddressAllocator,
+}
+
+impl Saved for Resources {
+    const NAME: &'static str = "resources";
+    const VERSION: u16 = 1;
+}
+
+impl Resources {
+    /// All of a new machine's.
+    pub fn new() -> Result<Self, Exhausted> {
+        let wrap = |what| move |source| Exhausted { what, source };
+        Ok(Self {
+            slots: IdAllocator::new(0, MEMORY_SLOTS - 1).map_err(wrap("memory slots"))?,
+            lines: IdAllocator::new(FREE_LINES.0, FREE_LINES.1).map_err(wrap("interrupt lines"))?,
+            mmio: AddressAllocator::new(layout::VIRTIO_MMIO.start, layout::VIRTIO_MMIO.len)
+                .map_err(wrap("MMIO windows"))?,
+        })
+    }
+
+    /// A memory slot.
+    pub fn memory_slot(&mut self) -> Result<u32, Exhausted> {
+        self.slots.allocate_id().map_err(|source| Exhausted { what: "memory slot", source })
+    }
+
+    /// Gives a memory slot back.
+    pub fn free_memory_slot(&mut self, slot: u32) -> Result<(), Exhausted> {
+        self.slots.free_id(slot).map(|_| ()).map_err(|source| Exhausted { what: "such memory slot", source })
+    }
+
+    /// A GSI of the IOAPIC.
+    pub fn line(&mut self) -> Result<u32, Exhausted> {
+        self.lines.allocate_id().map_err(|source| Exhausted { what: "interrupt line", source })
+    }
+
+    /// A window of `len` bytes (a power of two) in the MMIO hole, aligned to its length.
+    pub fn mmio(&mut self, len: u64) -> Result<Range, Exhausted> {
+        let wrap = |source| Exhausted { what: "MMIO window", source };
+        let window = self.mmio.allocate(len, len, AllocPolicy::FirstMatch).map_err(wrap)?;
+        Ok(Range { start: window.start(), len })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn nothing_is_given_twice_also_after_a_restore() {
+        let mut resources = Resources::new().unwrap();
+        let mut lines: BTreeSet<u32> = (0..4).map(|_| resources.line().unwrap()).collect();
+        let first = resources.mmio(0x1000).unwrap();
+        assert_eq!(resources.memory_slot().unwrap(), 0);
+        let mut restored: Resources = crate::state::decode(&crate::state::encode(&resources)).unwrap();
+        lines.extend((0..4).map(|_| restored.line().unwrap()));
+        assert_eq!(lines, (16..24).collect());
+        assert!(restored.line().is_err());
+        let second = restored.mmio(0x1000).unwrap();
+        assert!(!first.overlaps(second) && second.start.is_multiple_of(0x1000));
+        assert_eq!(restored.memory_slot().unwrap(), 1);
+        restored.free_memory_slot(0).unwrap();
+        assert_eq!(restored.memory_slot().unwrap(), 0);
+        assert!(restored.mmio(u64::MAX).is_err());
+    }
+}
