@@ -66,7 +66,7 @@ impl fmt::Display for Greeting {
             Started::Jiffy(time) => (time, "jiffy was started"),
             Started::Kernel(time) => (time, "the kernel was started"),
         };
-        let us = time.as_micros();
+        let us = time.as_micros() as u64;
         writeln!(f, "  here     {}.{} ms after {since}\n", us / 1000, us % 1000 / 100)
     }
 }

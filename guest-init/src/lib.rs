@@ -1,12 +1,13 @@
 //! Jiffy's PID 1: makes a freshly booted kernel fit to run one command, runs it, reports its status, powers off.
 //!
-//! Written without the standard library. Under QEMU's icount, with Debian's 6.1 kernel, from the kernel's `Run
-//! /init` to its power-off, a program of the same system calls costs:
+//! Written without the standard library: the same library under a `main` of std's, static, costs the boot 2.1 million
+//! instructions more. Measured with Debian's 6.1 kernel under QEMU's icount, with the greeting as the workload, so
+//! that the program is started twice:
 //!
-//! | form | bytes | instructions |
-//! |-|-|-|
-//! | this one | MEASURE | MEASURE |
-//! | std, `+crt-static`, opt-level s, LTO | MEASURE | MEASURE |
+//! | form | bytes | kernel's `Run /init` to `Power down` | unpacking it from the initramfs |
+//! |-|-|-|-|
+//! | this one | 49 thousand | 0.86 million instructions | 0.1 million |
+//! | std, `+crt-static`, opt-level s, LTO | 1121 thousand | 1.69 million | 1.4 million |
 //!
 //! Everything but entry, heap and panic is in this library, which also builds on the host for its unit tests.
 #![no_std]

@@ -23,12 +23,16 @@ extern "C" fn _start() -> ! {
 }
 
 extern "C" fn entry(stack: *const usize) -> ! {
-    // SAFETY: `stack` is the initial stack pointer: `argc`, that many strings, a null pointer, the environment's
-    // strings, a null pointer. They stay as they are for the life of the process.
-    let (argc, strings) = unsafe { (*stack, stack.add(1).cast::<*const c_char>()) };
-    // SAFETY: as above.
-    let (args, environment) = unsafe { (strings_at(strings), strings_at(strings.wrapping_add(argc + 1))) };
-    guest_init::main(args, environment)
+    // `stack` is the initial stack pointer: `argc`, that many strings, a null pointer, the environment's strings, a
+    // null pointer. They stay as they are for the life of the process.
+    let args = stack.wrapping_add(1).cast::<*const c_char>();
+    // SAFETY: `argc` is there.
+    let argc = unsafe { *stack };
+    // SAFETY: the arguments begin after `argc` and end with a null pointer.
+    let arguments = unsafe { strings_at(args) };
+    // SAFETY: the environment begins after that null pointer and ends with one.
+    let environment = unsafe { strings_at(args.wrapping_add(argc + 1)) };
+    guest_init::main(arguments, environment)
 }
 
 /// # Safety
@@ -37,7 +41,7 @@ extern "C" fn entry(stack: *const usize) -> ! {
 unsafe fn strings_at(array: *const *const c_char) -> impl Iterator<Item = &'static CStr> + Clone {
     (0..).map_while(move |i| {
         // SAFETY: no entry before this one was null, so this one is there.
-        let string = unsafe { *array.add(i) };
+        let string = unsafe { *array.wrapping_add(i) };
         // SAFETY: a string that is not null is a C string, by contract.
         (!string.is_null()).then(|| unsafe { CStr::from_ptr(string) })
     })
@@ -82,8 +86,10 @@ unsafe impl GlobalAlloc for Heap {
             *used = start + size;
             return old;
         }
-        // SAFETY: the caller promises that `size` and the alignment make a layout, and that neither is zero.
-        let new = unsafe { self.alloc(Layout::from_size_align_unchecked(size, layout.align())) };
+        // SAFETY: the caller promises that `size` and the alignment make a layout.
+        let wanted = unsafe { Layout::from_size_align_unchecked(size, layout.align()) };
+        // SAFETY: the caller promises that `size` is not zero.
+        let new = unsafe { self.alloc(wanted) };
         if !new.is_null() {
             // SAFETY: the two blocks are distinct and hold at least that many bytes.
             unsafe { ptr::copy_nonoverlapping(old, new, layout.size().min(size)) };

@@ -6,9 +6,10 @@
 //! 0x0000_7000  zero page                   0xe000_0000  PCI ECAM
 //! 0x0000_9000  boot page tables            0xfec0_0000  IOAPIC
 //! 0x0002_0000  command line                0xfee0_0000  local APIC
-//! 0x0009_fc00  EBDA                        0xfeff_c000  KVM's own pages (Intel)
-//! 0x000e_0000  ACPI tables, RSDP first     0xff00_0000  ROM, up to 4 GiB
-//! 0x0010_0000  high memory                 0x1_0000_0000  RAM that the hole displaced
+//! 0x0003_0000  firmware's stack, variables 0xfeff_c000  KVM's own pages (Intel)
+//! 0x0009_fc00  EBDA                        0xff00_0000  ROM, up to 4 GiB
+//! 0x000e_0000  ACPI tables, RSDP first     0x1_0000_0000  RAM that the hole displaced
+//! 0x0010_0000  high memory
 //! ```
 
 /// A half-open range of guest-physical addresses.
@@ -51,6 +52,8 @@ pub const ZERO_PAGE: Range = Range::new(0x7000, 0x8000);
 pub const BOOT_PAGE_TABLES: Range = Range::new(0x9000, 0x2_0000);
 /// Command line, NUL-terminated.
 pub const CMDLINE: Range = Range::new(0x2_0000, 0x3_0000);
+/// Stack and variables of our own firmware.
+pub const FIRMWARE_RAM: Range = Range::new(0x3_0000, 0x8_0000);
 /// Extended BIOS data area: the end of conventional memory.
 pub const EBDA: Range = Range::new(0x9_fc00, 0xa_0000);
 /// ACPI tables; the RSDP is at the start, where a scan of the BIOS area finds it (ACPI 6.5, 5.2.5.1).
@@ -74,7 +77,8 @@ pub const ROM: Range = Range::new(0xff00_0000, 0x1_0000_0000);
 /// A copy of the ROM's last 128 KiB stands here, for code that runs in real mode.
 pub const ROM_SHADOW: Range = Range::new(0xe_0000, 0x10_0000);
 
-const LOW: [Range; 7] = [BOOT_GDT, PVH_START_INFO, ZERO_PAGE, BOOT_PAGE_TABLES, CMDLINE, EBDA, ACPI];
+const LOW: [Range; 8] =
+    [BOOT_GDT, PVH_START_INFO, ZERO_PAGE, BOOT_PAGE_TABLES, CMDLINE, FIRMWARE_RAM, EBDA, ACPI];
 const IN_HOLE: [Range; 6] = [VIRTIO_MMIO, PCI_ECAM, IOAPIC, LAPIC, KVM_PRIVATE, ROM];
 
 const fn ascending(ranges: &[Range]) -> bool {
@@ -88,6 +92,6 @@ const fn ascending(ranges: &[Range]) -> bool {
     true
 }
 
-const _: () = assert!(ascending(&LOW) && LOW[6].end() <= HIGH_RAM_START);
+const _: () = assert!(ascending(&LOW) && LOW[7].end() <= HIGH_RAM_START);
 const _: () =
     assert!(ascending(&IN_HOLE) && IN_HOLE[0].start >= HOLE.start && IN_HOLE[5].end() <= HOLE.end());

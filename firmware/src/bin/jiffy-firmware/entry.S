@@ -1,0 +1,107 @@
+# From the reset vector to Rust.
+#
+# What must hold at the reset vector (Intel SDM 3A, 10.1.4; AMD APM 2, 14.1.5):
+#  1. The processor came out of reset: real mode, interrupts off, CS base 0xffff_0000, IP 0xfff0.
+#  2. It has long mode and SSE2, as every x86-64 processor has.
+#  3. The ROM's last 64 KiB can be read at 0xffff_0000.
+#  4. RAM works without set-up, and A20 is not masked.
+#
+# What holds when `firmware_main` is called:
+#  1. 64-bit mode; CS is CODE64; SS, DS and ES are DATA; FS and GS are as after reset, with base 0.
+#  2. The first 4 GiB are mapped to themselves, writable, in 2 MiB pages; the tables are at PAGE_TABLES.
+#  3. SSE can be used: CR0.EM clear, CR0.MP set, CR4.OSFXSR and CR4.OSXMMEXCPT set. Caches are on.
+#  4. The stack is empty, aligned as the System V ABI asks, and ends at `stack_top`.
+#  5. `.bss` is zero, after a warm reset as well.
+#  6. Interrupts are off and there is no IDT: an exception resets the machine.
+#  7. The direction flag is clear.
+#
+# Selectors and the bits of control registers, page tables and descriptors come from main.rs.
+
+.set PML4, {PAGE_TABLES}
+.set PDPT, PML4 + 0x1000
+.set PD, PDPT + 0x1000
+.set GIBS, 4                            # one page directory each
+.set TABLE_ENTRIES, 512
+.set PAGE_2M, 1 << 21
+
+.section .reset, "ax", @progbits
+.code16
+.globl reset_vector
+reset_vector:
+    jmp real_mode
+.balign 16, 0
+
+.section .entry, "ax", @progbits
+real_mode:
+    cli
+    cld
+    lgdtl %cs:(gdt_pointer - {REAL_MODE_BASE})
+    movl ${CR0_PROTECTED}, %eax
+    movl %eax, %cr0
+    ljmpl ${CODE32}, $protected_mode
+
+.code32
+protected_mode:
+    movl ${DATA}, %eax
+    movl %eax, %ss
+    movl %eax, %ds
+    movl %eax, %es
+
+    # The two upper tables, empty; after a warm reset RAM holds what it held.
+    movl $PML4, %edi
+    xorl %eax, %eax
+    movl $(2 * TABLE_ENTRIES * 2), %ecx
+    rep stosl
+    movl $(PDPT + {TABLE}), PML4
+    .set gib, 0
+    .rept GIBS
+    movl $(PD + gib * 0x1000 + {TABLE}), PDPT + gib * 8
+    .set gib, gib + 1
+    .endr
+
+    # The page directories, which rep stosl has left edi at the first of.
+    movl ${PAGE}, %eax
+    movl $(GIBS * TABLE_ENTRIES), %ecx
+1:
+    movl %eax, (%edi)
+    movl $0, 4(%edi)
+    addl $PAGE_2M, %eax
+    addl $8, %edi
+    decl %ecx
+    jnz 1b
+
+    movl ${CR4_LONG}, %eax
+    movl %eax, %cr4
+    movl $PML4, %eax
+    movl %eax, %cr3
+    movl ${EFER}, %ecx
+    movl ${EFER_LONG}, %eax
+    xorl %edx, %edx
+    wrmsr
+    movl ${CR0_LONG}, %eax
+    movl %eax, %cr0
+    ljmpl ${CODE64}, $long_mode
+
+.code64
+long_mode:
+    movl $stack_top, %esp
+    movl $bss_start, %edi
+    movl $bss_end, %ecx
+    subl %edi, %ecx
+    shrl $3, %ecx
+    xorl %eax, %eax
+    rep stosq
+    xorl %ebp, %ebp
+    movabsq $firmware_main, %rax
+    call *%rax
+    ud2                                 # it does not return
+
+.balign 8
+gdt:
+    .quad 0
+    .quad {GDT_CODE32}
+    .quad {GDT_CODE64}
+    .quad {GDT_DATA}
+gdt_pointer:
+    .word gdt_pointer - gdt - 1
+    .long gdt
