@@ -80,7 +80,7 @@ fn uses<'a>(code: &[Token<'a>], depth: usize) -> Vec<(usize, &'a str)> {
                 }
             }
             "crate" if text(i + 1) == "::" => found.extend(heads(code, i + 2)),
-            "super" if i == 0 || text(i - 1) != "::" => {
+            "super" if text(i + 1) == "::" && (i == 0 || text(i - 1) != "::") => {
                 let mut ups = 0;
                 while text(i) == "super" && text(i + 1) == "::" {
                     (i, ups) = (i + 2, ups + 1);
@@ -136,7 +136,7 @@ mod tests {
         assert_eq!(names("use crate::kvm::Vm;", 1), ["kvm"]);
         assert_eq!(names("use crate::{kvm::{self, Vm}, bus, cli::Args as A};", 1), ["kvm", "bus", "cli"]);
         assert_eq!(names("fn f(x: crate::bus::Bus) -> crate::Error {}", 1), ["bus", "Error"]);
-        assert_eq!(names("pub(crate) struct S;", 1), [""; 0]);
+        assert_eq!(names("pub(crate) struct S; pub(super) struct T;", 1), [""; 0]);
         assert_eq!(names("use super::kvm;", 1), ["kvm"]);
         assert_eq!(names("use super::sibling;", 2), [""; 0]);
         assert_eq!(names("use super::super::{kvm, bus};", 2), ["kvm", "bus"]);
