@@ -9,11 +9,11 @@ use serde::Serialize;
 
 use super::{Running, Signals};
 use crate::boot::{self, BootState, Input};
-use crate::config::{ConsoleSpec, VmSpec};
+use crate::config::{ConsoleSpec, Protocol, VmSpec};
 use crate::devices::console::{ConsoleOutput, InputPump, OutputPump, Terminal};
 use crate::devices::worker::Source;
 use crate::kvm::{self, Host};
-use crate::machine::{self, Start, Wiring};
+use crate::machine::{self, Wiring};
 use crate::memory::layout::RamLayout;
 use crate::memory::{self, Memory};
 use crate::open::{self, Named, Opened};
@@ -42,6 +42,12 @@ pub enum Error {
     /// It could not be run to its end.
     #[error(transparent)]
     Control(#[from] super::Error),
+    /// The guest needs a real processor.
+    #[error(
+        "this host's KVM emulates guests in software and cannot run Linux: use a host with hardware virtualisation \
+         (`jiffy probe` tells)"
+    )]
+    SoftwareKvm,
     /// Something else that the system refused.
     #[error("{what}: {source}")]
     System {
@@ -112,12 +118,15 @@ fn run(
     let memory = Memory::new(&spec.memory, &layout)?;
     timeline.step(Step::MemoryMapped);
 
-    let boot = load(spec, &opened, layout)?;
-    timeline.step(Step::KernelLoaded { bytes: boot.loaded_bytes });
+    let boot = prepare(spec, &opened, layout)?;
+    check_level(&boot)?;
+    let bytes = boot.loaded_bytes;
+    let start = machine::load(boot, &memory)?;
+    timeline.step(Step::KernelLoaded { bytes });
 
     let console = ConsoleOutput::new().map_err(system("console"))?;
     let wiring = Wiring { console: console.clone(), timeline: Arc::clone(timeline) };
-    let machine = machine::build(&host, spec, memory, &Start::Boot(Box::new(boot)), &wiring)?;
+    let machine = machine::build(&host, spec, memory, start, &wiring)?;
     timeline.step(Step::VcpusReady);
 
     let signals = Signals::take_over().map_err(system("signals"))?;
@@ -139,7 +148,7 @@ fn run(
     Ok(outcome)
 }
 
-fn load(spec: &VmSpec, opened: &Opened, ram: RamLayout) -> Result<BootState, boot::Error> {
+fn prepare(spec: &VmSpec, opened: &Opened, ram: RamLayout) -> Result<BootState, boot::Error> {
     fn input(named: &Option<Named>) -> Option<Input<'_>> {
         named.as_ref().map(|n| Input { file: Arc::clone(&n.file), name: &n.name })
     }
@@ -155,6 +164,16 @@ fn load(spec: &VmSpec, opened: &Opened, ram: RamLayout) -> Result<BootState, boo
         rsdp: Some(abi::layout::ACPI.start),
         unpack_cache: cache_folder().as_deref(),
     })
+}
+
+/// Refuses early what would run for minutes and then meet an instruction that software KVM does not know. Hosts
+/// whose processor shows its virtualisation are not asked.
+fn check_level(boot: &BootState) -> Result<(), Error> {
+    let linux = boot.kernel.as_ref().is_some_and(|kernel| kernel.protocol == Protocol::Linux64);
+    if linux && !kvm::has_hardware_hint() && kvm::Probe::run().level == kvm::Level::Software {
+        return Err(Error::SoftwareKvm);
+    }
+    Ok(())
 }
 
 /// Where unpacked kernels are kept: `$XDG_CACHE_HOME/jiffy/kernels`, by default in `~/.cache`.

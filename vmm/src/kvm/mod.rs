@@ -12,7 +12,7 @@ use kvm_bindings::{CpuId, KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{Cap, Kvm};
 
 pub use fault::{Fault, Registers};
-pub use probe::{Level, Probe};
+pub use probe::{Level, Probe, has_hardware_hint};
 pub use state::{IrqchipState, VcpuState};
 pub use vcpu::{Exit, Kicker, RunVcpu, Vcpu};
 pub use vm::Vm;

@@ -1,5 +1,7 @@
 //! What this host's KVM can do, found out by running a guest.
 
+use std::arch::x86_64::__cpuid;
+
 use abi::layout::Range;
 use serde::Serialize;
 
@@ -19,6 +21,14 @@ pub enum Level {
     Software,
     /// No guest runs.
     None,
+}
+
+/// Whether the processor says that it has virtualisation: VMX (leaf 1, ECX bit 5) or SVM (leaf 0x8000_0001, ECX
+/// bit 2). KVM without either emulates its guests.
+#[must_use]
+pub fn has_hardware_hint() -> bool {
+    let (vmx, svm) = (__cpuid(1).ecx >> 5 & 1, __cpuid(0x8000_0001).ecx >> 2 & 1);
+    vmx | svm == 1
 }
 
 const PML4: u64 = 0x1000;

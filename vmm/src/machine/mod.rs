@@ -21,7 +21,7 @@ use crate::timeline::Timeline;
 use crate::vcpu::Buses;
 use crate::{acpi, bus};
 pub use devices::Devices;
-use rom::Rom;
+pub use rom::Rom;
 
 /// A machine that could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -52,13 +52,35 @@ pub enum Error {
     Io(#[from] std::io::Error),
 }
 
-/// How a machine begins.
+/// How a machine begins. Memory has its contents already: what [`load`] put there, or what was saved.
 #[derive(Debug)]
 pub enum Start {
     /// It boots.
-    Boot(Box<BootState>),
-    /// It goes on where another one was saved. Memory has its contents already.
-    Restore(Box<MachineState>),
+    Boot {
+        /// How the boot vCPU starts.
+        cpu: BootCpu,
+        /// The ROM it starts in, if it does.
+        rom: Option<Rom>,
+    },
+    /// It goes on where another one was saved.
+    Restore {
+        /// What was saved.
+        state: Box<MachineState>,
+        /// The ROM it had.
+        rom: Option<Rom>,
+    },
+}
+
+/// Puts what a loader made into memory.
+pub fn load(boot: BootState, memory: &Memory) -> Result<Start, Error> {
+    for write in &boot.writes {
+        match &write.data {
+            Payload::File(part) => memory.write_file(write.addr, &part.file, part.offset, part.len)?,
+            _ => memory.fill(write.addr, write.len(), |slice| write.place(slice))?,
+        }
+    }
+    let rom = boot.rom.map(|image| Rom::new(&image, memory)).transpose()?;
+    Ok(Start::Boot { cpu: boot.cpu, rom })
 }
 
 /// What a machine is connected to.
@@ -111,7 +133,7 @@ pub fn build(
     host: &Host,
     spec: &VmSpec,
     memory: Memory,
-    start: &Start,
+    start: Start,
     wiring: &Wiring,
 ) -> Result<Machine, Error> {
     host.check_cpus(spec.cpus)?;
@@ -123,14 +145,10 @@ pub fn build(
         // SAFETY: the machine owns `memory` and drops it after the VM and the vCPUs.
         unsafe { vm.set_memory(id, &slot, false) }?;
     }
-    let rom = match start {
-        Start::Boot(boot) => boot.rom.as_ref().map(|image| Rom::new(image, &memory)).transpose()?,
-        Start::Restore(_) => None,
-    };
-    if let Some(rom) = &rom {
+    if let Start::Boot { rom: Some(rom), .. } | Start::Restore { rom: Some(rom), .. } = &start {
         let id = resources.memory_slot()?;
         #[allow(unsafe_code, reason = "as above")]
-        // SAFETY: as above, for `_rom`.
+        // SAFETY: as above, for the ROM.
         unsafe { vm.set_memory(id, &rom.slot(), true) }?;
     }
     vm.set_private_pages()?;
@@ -140,20 +158,25 @@ pub fn build(
     }
     let devices = Devices::new(spec, &vm, wiring)?;
     let vcpus = create_vcpus(host, spec, &vm)?;
-    match start {
-        Start::Boot(boot) => {
-            place(&memory, spec, boot, &devices)?;
-            vcpus[0].set_boot_state(&boot.cpu)?;
+    let rom = match start {
+        Start::Boot { cpu, rom } => {
+            // A firmware has their place for itself, and makes its own.
+            if cpu != BootCpu::Reset {
+                describe(&memory, spec, &devices)?;
+            }
+            vcpus[0].set_boot_state(&cpu)?;
+            rom
         }
-        Start::Restore(saved) => {
+        Start::Restore { state: saved, rom } => {
             for (vcpu, bytes) in vcpus.iter().zip(&saved.vcpus) {
                 vcpu.restore(&state::decode::<VcpuState>(bytes)?)?;
             }
             vm.restore_irqchip(&state::decode::<IrqchipState>(&saved.irqchip)?)?;
             devices.restore(&saved.devices)?;
-            resources = state::decode(&state::encode(&saved.resources))?;
+            resources = saved.resources;
+            rom
         }
-    }
+    };
     let buses = Arc::new(devices.buses()?);
     let board = Board { buses, devices, vm, kind: spec.machine, resources, _rom: rom, memory };
     Ok(Machine { vcpus, board })
@@ -178,21 +201,11 @@ fn create_vcpus(host: &Host, spec: &VmSpec, vm: &Vm) -> Result<Vec<Vcpu>, Error>
     Ok(vcpus)
 }
 
-/// Writes what the loader made, and the ACPI tables.
-fn place(memory: &Memory, spec: &VmSpec, boot: &BootState, devices: &Devices) -> Result<(), Error> {
-    for write in &boot.writes {
-        match &write.data {
-            Payload::File(part) => memory.write_file(write.addr, &part.file, part.offset, part.len)?,
-            _ => memory.fill(write.addr, write.len(), |slice| write.place(slice))?,
-        }
-    }
-    // A firmware has this place for itself.
-    if boot.cpu != BootCpu::Reset {
-        let tables =
-            acpi::build(&acpi::Spec { cpus: spec.cpus, machine: spec.machine, devices: &devices.aml() })?;
-        memory.write(layout::ACPI.start, &tables)?;
-    }
-    Ok(())
+/// Writes the ACPI tables.
+fn describe(memory: &Memory, spec: &VmSpec, devices: &Devices) -> Result<(), Error> {
+    let tables =
+        acpi::build(&acpi::Spec { cpus: spec.cpus, machine: spec.machine, devices: &devices.aml() })?;
+    Ok(memory.write(layout::ACPI.start, &tables)?)
 }
 
 impl Board {
