@@ -5,5 +5,6 @@ pub mod cache;
 pub mod cpio;
 pub mod ctx;
 pub mod debs;
+pub mod guests;
 pub mod kernel;
 mod unpack;
