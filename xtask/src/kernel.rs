@@ -32,6 +32,8 @@ pub struct Kernel {
 pub struct Module {
     /// Its name, with underscores.
     pub name: String,
+    /// The modules that must be loaded before it, in that order.
+    pub needs: Vec<String>,
     /// Its ELF file, not compressed.
     pub elf: Vec<u8>,
 }
@@ -128,10 +130,14 @@ impl Search {
         let path = with_suffix(path);
         let elf = fs::read(&path).map_err(anyhow::Error::from).and_then(|bytes| unpack::all(&bytes));
         let elf = elf.with_context(|| format!("cannot read {}", path.display()))?;
-        for needed in dependencies(&elf).with_context(|| format!("{} is damaged", path.display()))? {
-            self.visit(&needed)?;
-        }
-        self.found.push(Module { name: name.to_owned(), elf });
+        let direct = dependencies(&elf).with_context(|| format!("{} is damaged", path.display()))?;
+        direct.iter().try_for_each(|needed| self.visit(needed))?;
+        let needs_of_direct = self.found.iter().filter(|module| direct.contains(&module.name));
+        let all: BTreeSet<&String> =
+            needs_of_direct.flat_map(|module| &module.needs).chain(&direct).collect();
+        let in_order = self.found.iter().map(|module| &module.name).filter(|name| all.contains(name));
+        let needs = in_order.cloned().collect();
+        self.found.push(Module { name: name.to_owned(), needs, elf });
         Ok(())
     }
 }

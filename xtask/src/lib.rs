@@ -1,10 +1,13 @@
 //! What the tasks, the suites and the benches share: where things are, what is in the cache, how guests are run.
 
 pub mod apt;
+pub mod built;
 pub mod cache;
 pub mod cpio;
 pub mod ctx;
 pub mod debs;
 pub mod guests;
+pub mod initramfs;
 pub mod kernel;
+pub mod lab;
 mod unpack;

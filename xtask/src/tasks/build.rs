@@ -1,35 +1,94 @@
 //! `build`: what users take away, in `target/dist/`.
 
 use std::fs;
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 use indicatif::HumanBytes;
+use xtask::built::{self, TARGET};
+use xtask::cache;
 use xtask::ctx::Ctx;
 
 /// Build the parts that users take away into target/dist
 #[derive(Debug, clap::Args)]
 pub struct Args {}
 
-const TARGET: &str = "x86_64-unknown-linux-gnu";
-
-/// Builds and prints sizes.
+/// Builds all parts and prints their sizes.
 pub fn run(ctx: &Ctx, _: &Args) -> Result<ExitCode> {
-    let step = ctx.step("Building jiffy");
-    ctx.run(
-        ctx.cargo()
-            .args(["build", "--profile", "dist", "--target", TARGET, "-p", "vmm", "--bin", "jiffy"])
-            .env(
-                "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS",
-                "-C target-feature=+crt-static -C relocation-model=static",
-            ),
-    )?;
-    let from: PathBuf = ctx.target.join(TARGET).join("dist/jiffy");
-    let to = ctx.dist().join("jiffy");
-    fs::create_dir_all(ctx.dist()).with_context(|| format!("cannot create {}", ctx.dist().display()))?;
-    let bytes = fs::copy(&from, &to).with_context(|| format!("cannot copy {}", from.display()))?;
-    drop(step);
-    println!("{:<24} {}", to.display(), HumanBytes(bytes));
+    for path in all(ctx)? {
+        println!("{:>10}  {}", HumanBytes(fs::metadata(&path)?.len()).to_string(), path.display());
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Builds all parts; returns the files.
+pub fn all(ctx: &Ctx) -> Result<Vec<PathBuf>> {
+    fs::create_dir_all(ctx.dist()).with_context(|| format!("cannot create {}", ctx.dist().display()))?;
+    let step = ctx.step("Building jiffy");
+    let jiffy = install(ctx, &cargo_build(ctx, &JIFFY)?, built::JIFFY.file)?;
+    step.message("Building jiffy-init");
+    let init = install(ctx, &cargo_build(ctx, &INIT)?, built::INIT.file)?;
+    step.message("Writing shell completions");
+    let mut files = vec![jiffy, init];
+    for (shell, name) in [("bash", "jiffy.bash"), ("zsh", "_jiffy"), ("fish", "jiffy.fish")] {
+        let text = ctx.read(Command::new(&files[0]).args(["completions", shell]))?;
+        files.push(write(&ctx.dist().join("completions").join(name), text.as_bytes())?);
+    }
+    Ok(files)
+}
+
+/// Builds the lab's agent, which stays in cargo's own folder.
+pub fn agent(ctx: &Ctx) -> Result<()> {
+    let _step = ctx.step("Building the lab's agent");
+    cargo_build(ctx, &AGENT).map(|_| ())
+}
+
+/// A program and how it is built.
+struct Program {
+    package: &'static str,
+    bin: &'static str,
+    profile: &'static str,
+    features: Option<&'static str>,
+    flags: &'static str,
+}
+
+/// Static, without relocations: the dynamic linker would take a quarter of the time to the guest's first instruction.
+const STATIC: &str = "-C target-feature=+crt-static -C relocation-model=static";
+const JIFFY: Program =
+    Program { package: "vmm", bin: "jiffy", profile: "dist", features: None, flags: STATIC };
+const AGENT: Program =
+    Program { package: "agent", bin: "lab-agent", profile: "dist", features: None, flags: STATIC };
+const INIT: Program =
+    Program { package: "guest-init", bin: "jiffy-init", profile: "init", features: Some("bin"), flags: "" };
+
+/// Builds a program and returns its file. The target is always named: only then do flags spare what runs at
+/// build time.
+fn cargo_build(ctx: &Ctx, program: &Program) -> Result<PathBuf> {
+    let Program { package, bin, profile, features, flags } = program;
+    let mut cargo = ctx.cargo();
+    cargo.args(["build", "--target", TARGET, "--package", package, "--bin", bin, "--profile", profile]);
+    cargo.args(features.iter().flat_map(|features| ["--features", features]));
+    cargo.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", flags);
+    ctx.run(&mut cargo)?;
+    Ok(ctx.target.join(TARGET).join(profile).join(bin))
+}
+
+/// Copies a built file to the dist folder, unless it is there already.
+fn install(ctx: &Ctx, from: &Path, name: &str) -> Result<PathBuf> {
+    let to = ctx.dist().join(name);
+    let bytes = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
+    if fs::read(&to).is_ok_and(|there| there == bytes) {
+        return Ok(to);
+    }
+    let path = write(&to, &bytes)?;
+    fs::set_permissions(&path, fs::metadata(from)?.permissions())?;
+    Ok(path)
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<PathBuf> {
+    let folder = path.parent().context("file without a folder")?;
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    cache::write(path, bytes)?;
+    Ok(path.to_owned())
 }

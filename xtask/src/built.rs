@@ -1,0 +1,50 @@
+//! Where the parts are once they are built.
+
+use std::path::PathBuf;
+use std::{env, fs};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::ctx::Ctx;
+
+/// The only target that anything is built for.
+pub const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// A part that is built: the name of its file, and the variable that says where else it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Its file in `target/dist`.
+    pub file: &'static str,
+    /// A variable whose value is used in place of the file in `target/dist`, for suites that test what was
+    /// built elsewhere.
+    pub variable: &'static str,
+}
+
+/// The VMM.
+pub const JIFFY: Part = Part { file: "jiffy", variable: "JIFFY_BIN" };
+/// PID 1 of guests and of the lab.
+pub const INIT: Part = Part { file: "jiffy-init", variable: "JIFFY_INIT" };
+/// The ROM.
+pub const FIRMWARE: Part = Part { file: "jiffy-firmware.rom", variable: "JIFFY_FIRMWARE" };
+
+impl Part {
+    /// Where it is.
+    pub fn path(self, ctx: &Ctx) -> Result<PathBuf> {
+        let given = env::var_os(self.variable).filter(|value| !value.is_empty());
+        let path = given.map_or_else(|| ctx.dist().join(self.file), PathBuf::from);
+        ensure!(path.is_file(), "{} is not there; build it: cargo xtask build", path.display());
+        Ok(path)
+    }
+
+    /// Its bytes.
+    pub fn read(self, ctx: &Ctx) -> Result<Vec<u8>> {
+        let path = self.path(ctx)?;
+        fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
+    }
+}
+
+/// Where the lab's agent is; it is no part that users take away.
+#[must_use]
+pub fn agent(ctx: &Ctx) -> PathBuf {
+    ctx.target.join(TARGET).join("dist/lab-agent")
+}

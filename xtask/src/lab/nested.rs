@@ -1,0 +1,146 @@
+//! Steps in a Linux with KVM of its own, under QEMU.
+//!
+//! Its kernel is Debian's, its PID 1 is `jiffy-init`, which loads KVM's modules and runs the agent. All files are in
+//! its initramfs, since a disk would make virtual time vary. The first serial port is its console; on the second one
+//! the agent reports.
+
+use std::fs::{self, File};
+use std::io::{BufReader, Read};
+use std::process::Stdio;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use abi::init_config::Directive;
+use agent::frame::{self, Frame};
+use agent::{Event, Step};
+use anyhow::{Context, Result, anyhow, bail};
+
+use super::qemu::{Machine, Process};
+use super::{Lab, Speed, Take, last_lines};
+use crate::cpio::Cpio;
+use crate::ctx::Ctx;
+use crate::kernel::Kernel;
+use crate::{built, initramfs};
+
+/// How long a lab may take to start and to end, on a slow and busy host.
+const START_AND_END: Duration = Duration::from_secs(180);
+/// Where things are in the lab.
+const PLAN: &str = "/lab/plan";
+const AGENT: &str = "/lab/agent";
+const WORK: &str = "/tmp";
+const CHANNEL: &str = "/dev/ttyS1";
+
+/// Runs the steps and returns what the lab's console showed.
+pub(super) fn run(lab: &Lab, speed: Speed, ctx: &Ctx, steps: &[Step], take: &mut Take<'_>) -> Result<String> {
+    let place = tempfile::tempdir()?;
+    let kernel = Kernel::debian(ctx)?;
+    let initrd = place.path().join("lab.cpio");
+    fs::write(&initrd, archive(lab, ctx, &kernel, steps)?.build()?)?;
+    let console = place.path().join("console");
+    let reports = place.path().join("reports");
+    let mut machine = Machine::new("q35", kernel.image, initrd, "console=ttyS0 quiet panic=-1");
+    machine.memory_mib = lab.memory_mib;
+    machine.speed = speed;
+    machine.cpus = 2;
+    let mut command = machine.command(ctx)?;
+    command.arg("-serial").arg(format!("file:{}", console.display()));
+    match speed {
+        Speed::Functional => {
+            command.args(["-chardev", "stdio,id=reports,signal=off", "-serial", "chardev:reports"])
+        }
+        // A pipe's reader would have a say in when bytes leave, and so in virtual time.
+        Speed::Exact { .. } => command.arg("-serial").arg(format!("file:{}", reports.display())),
+    };
+    let limit =
+        START_AND_END + steps.iter().map(|step| Duration::from_millis(step.deadline_ms)).sum::<Duration>();
+    let deadline = Instant::now() + limit;
+    let mut qemu = Process::spawn(command.stdin(Stdio::piped()).stdout(Stdio::piped()))?;
+    let stdout = qemu.stdout()?;
+    let ended = match speed {
+        Speed::Functional => {
+            follow(stdout, deadline, take).and_then(|done| qemu.wait(deadline).map(|_| done))
+        }
+        Speed::Exact { .. } => {
+            let ended = qemu.wait(deadline).map(|_| ());
+            let file = File::open(&reports).context("QEMU left no reports");
+            ended.and(file).and_then(|file| replay(BufReader::new(file), take))
+        }
+    };
+    let shown = fs::read(&console).unwrap_or_default();
+    let problem = match ended {
+        Ok(true) => return Ok(String::from_utf8_lossy(&shown).into_owned()),
+        Ok(false) => anyhow!("the lab ended before its steps did"),
+        Err(error) => error,
+    };
+    let mut problem = format!("{problem:#}; the lab's console ended with:\n{}", last_lines(&shown));
+    let said = qemu.stderr();
+    if !said.is_empty() {
+        problem = format!("{problem}\nQEMU said:\n{}", last_lines(&said));
+    }
+    bail!(problem)
+}
+
+/// All that is in the lab.
+fn archive(lab: &Lab, ctx: &Ctx, kernel: &Kernel, steps: &[Step]) -> Result<Cpio> {
+    let modules: Vec<&str> =
+        std::iter::once("kvm_amd").chain(lab.modules.iter().map(String::as_str)).collect();
+    let mut config = vec![Directive::Hostname("lab")];
+    config.extend(modules.iter().map(|&name| Directive::Module { name, parameters: "" }));
+    config.push(Directive::Exec(AGENT));
+    config.extend([PLAN, WORK, CHANNEL].map(Directive::Arg));
+    let mut cpio = initramfs::with_init(built::INIT.read(ctx)?, &config)?;
+    initramfs::add_modules(&mut cpio, kernel, &modules)?;
+    initramfs::add_busybox(&mut cpio, ctx)?;
+    let agent = built::agent(ctx);
+    cpio.program(AGENT, fs::read(&agent).with_context(|| format!("cannot read {}", agent.display()))?);
+    let place = |name: &str| format!("/lab/files/{name}");
+    for (name, path) in &lab.files {
+        let data = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        cpio.program(&place(name), data);
+    }
+    let plan = Lab::plan(&lab.files, steps, |name, _| place(name));
+    cpio.file(PLAN, postcard::to_stdvec(&plan)?);
+    Ok(cpio)
+}
+
+/// Takes reports as they come, until the plan is done; false if they end before.
+fn follow(from: impl Read + Send + 'static, deadline: Instant, take: &mut Take<'_>) -> Result<bool> {
+    let (sender, reports) = channel();
+    // Ends with QEMU, when its end of the pipe is closed.
+    thread::spawn(move || {
+        let mut from = BufReader::new(from);
+        while let Some(report) = frame::read(&mut from).transpose() {
+            let broken = report.is_err();
+            if sender.send(report).is_err() || broken {
+                return;
+            }
+        }
+    });
+    loop {
+        match reports.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(report) => {
+                let Frame { step, event } = report.context("report of the lab")?;
+                let done = event == Event::Done;
+                take(step, event);
+                if done {
+                    return Ok(true);
+                }
+            }
+            Err(RecvTimeoutError::Disconnected) => return Ok(false),
+            Err(RecvTimeoutError::Timeout) => bail!("the lab did not end by its deadline"),
+        }
+    }
+}
+
+/// Takes the reports of a lab that has ended; false if they end before the plan is done.
+fn replay(mut from: impl Read, take: &mut Take<'_>) -> Result<bool> {
+    while let Some(Frame { step, event }) = frame::read(&mut from).context("report of the lab")? {
+        let done = event == Event::Done;
+        take(step, event);
+        if done {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

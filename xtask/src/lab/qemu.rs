@@ -1,0 +1,233 @@
+//! Guests under QEMU, whose processor is emulated (TCG): the same everywhere, KVM or not.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use abi::ports;
+use anyhow::{Context, Result, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::{Speed, last_lines};
+use crate::apt;
+use crate::ctx::Ctx;
+
+/// A machine of QEMU's. It has no devices but those that [`Machine::name`] brings and those in
+/// [`Machine::args`].
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// QEMU's name for it, with options: `q35`, `pc`, `microvm,rtc=on`.
+    pub name: String,
+    /// Its processor, with options; if absent, all that QEMU can emulate.
+    pub cpu: Option<String>,
+    /// Processors; always one under [`Speed::Exact`].
+    pub cpus: u8,
+    /// RAM in MiB.
+    pub memory_mib: u32,
+    /// How time is counted.
+    pub speed: Speed,
+    /// A ROM in place of QEMU's own.
+    pub firmware: Option<PathBuf>,
+    /// `bzImage` or PVH ELF.
+    pub kernel: Option<PathBuf>,
+    /// Initial RAM file system.
+    pub initrd: Option<PathBuf>,
+    /// The kernel's command line.
+    pub cmdline: String,
+    /// Further arguments.
+    pub args: Vec<String>,
+}
+
+impl Machine {
+    /// A machine that boots a kernel.
+    #[must_use]
+    pub fn new(name: &str, kernel: PathBuf, initrd: PathBuf, cmdline: &str) -> Self {
+        Self { kernel: Some(kernel), initrd: Some(initrd), cmdline: cmdline.to_owned(), ..Self::bare(name) }
+    }
+
+    /// A machine that starts its firmware, and no more.
+    #[must_use]
+    pub fn with_firmware(name: &str, rom: PathBuf) -> Self {
+        Self { firmware: Some(rom), ..Self::bare(name) }
+    }
+
+    fn bare(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            cpu: None,
+            cpus: 1,
+            memory_mib: 512,
+            speed: Speed::Functional,
+            firmware: None,
+            kernel: None,
+            initrd: None,
+            cmdline: String::new(),
+            args: Vec::new(),
+        }
+    }
+
+    /// QEMU with the arguments for it; serial ports and other devices are the caller's to add. QEMU is installed
+    /// if it is missing and that is possible.
+    pub fn command(&self, ctx: &Ctx) -> Result<Command> {
+        let mut qemu = Command::new(apt::tool(ctx, "qemu-system-x86_64", "qemu-system-x86")?);
+        qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-nic", "none"]);
+        qemu.args(["-M", &self.name, "-m", &format!("{}M", self.memory_mib)]);
+        let mut cmdline = self.cmdline.clone();
+        match self.speed {
+            Speed::Functional => {
+                qemu.args(["-accel", "tcg,thread=multi", "-smp", &self.cpus.to_string()]);
+                qemu.args(["-cpu", self.cpu.as_deref().unwrap_or("max")]);
+            }
+            Speed::Exact { seed } => {
+                // Two CPUs get stuck; a repeated string instruction would be charged for each byte.
+                qemu.args(["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-smp", "1"]);
+                qemu.args(["-cpu", self.cpu.as_deref().unwrap_or("max,-erms,-fsrm")]);
+                qemu.args(["-seed", &seed.to_string(), "-rtc", "base=2026-01-01T00:00:00,clock=vm"]);
+                cmdline.push_str(" nokaslr norandmaps");
+            }
+        }
+        let files = [("-bios", &self.firmware), ("-kernel", &self.kernel), ("-initrd", &self.initrd)];
+        for (flag, path) in files.into_iter().filter_map(|(flag, path)| Some((flag, path.as_ref()?))) {
+            qemu.arg(flag).arg(path);
+        }
+        if self.kernel.is_some() {
+            qemu.args(["-append", &cmdline]);
+        }
+        qemu.args(&self.args);
+        Ok(qemu)
+    }
+
+    /// Boots it with standard input and output as its first serial port, and waits until it ends: by itself, or
+    /// because `watch`, which gets what comes out, returns false. The ports at which guests of `jiffy` leave marks
+    /// and their status are there.
+    pub fn boot(&self, ctx: &Ctx, deadline: Duration, mut watch: impl FnMut(&[u8]) -> bool) -> Result<Ended> {
+        let start = Instant::now();
+        let place = tempfile::tempdir()?;
+        let (marks, status) = (place.path().join("marks"), place.path().join("status"));
+        let mut command = self.command(ctx)?;
+        command.args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
+        for (name, port, path) in
+            [("marks", ports::TIMELINE, &marks), ("status", ports::EXIT_STATUS, &status)]
+        {
+            command.arg("-chardev").arg(format!("file,id={name},path={}", path.display()));
+            command.arg("-device").arg(format!("isa-debugcon,iobase={port:#x},chardev={name}"));
+        }
+        let mut qemu = Process::spawn(command.stdin(Stdio::inherit()).stdout(Stdio::piped()))?;
+        let mut stdout = qemu.stdout()?;
+        let mut console = Vec::new();
+        let mut buffer = [0; 8192];
+        let mut stopped = false;
+        while !stopped {
+            if !readable(&stdout, start + deadline)? {
+                bail!(
+                    "the guest did not end within {deadline:?}; its console ended with:\n{}",
+                    last_lines(&console)
+                );
+            }
+            let len = stdout.read(&mut buffer)?;
+            if len == 0 {
+                break;
+            }
+            console.extend_from_slice(&buffer[..len]);
+            stopped = !watch(&buffer[..len]);
+        }
+        let exit = if stopped { None } else { Some(qemu.wait(start + deadline)?) };
+        let said = qemu.stderr();
+        if exit.is_some_and(|exit| exit.code() == Some(1)) && console.is_empty() {
+            bail!("QEMU did not start:\n{}", last_lines(&said));
+        }
+        let read = |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+        Ok(Ended {
+            console,
+            marks: read(&marks)?,
+            status: read(&status)?.last().copied(),
+            exit,
+            wall: start.elapsed(),
+        })
+    }
+}
+
+/// How a guest under QEMU ended.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// What came out of its first serial port.
+    pub console: Vec<u8>,
+    /// What it wrote to the timeline's port.
+    pub marks: Vec<u8>,
+    /// The last byte that it wrote to the exit status's port.
+    pub status: Option<u8>,
+    /// How QEMU ended, if it did by itself.
+    pub exit: Option<ExitStatus>,
+    /// Wall time.
+    pub wall: Duration,
+}
+
+/// A process that does not outlive its owner.
+#[derive(Debug)]
+pub(super) struct Process {
+    child: Child,
+    stderr: Option<JoinHandle<Vec<u8>>>,
+}
+
+impl Process {
+    /// Starts it; its standard error is kept.
+    pub fn spawn(command: &mut Command) -> Result<Self> {
+        let shown = crate::ctx::show(command);
+        let mut child =
+            command.stderr(Stdio::piped()).spawn().with_context(|| format!("cannot run {shown}"))?;
+        let stderr = child.stderr.take().map(|stderr| thread::spawn(move || collect(stderr)));
+        Ok(Self { child, stderr })
+    }
+
+    /// Its standard output; can be taken once.
+    pub fn stdout(&mut self) -> Result<ChildStdout> {
+        self.child.stdout.take().context("standard output is not a pipe")
+    }
+
+    /// Waits until it ends by itself.
+    pub fn wait(&mut self, deadline: Instant) -> Result<ExitStatus> {
+        let pidfd = pidfd_open(Pid::from_child(&self.child), PidfdFlags::empty())?;
+        if !readable(&pidfd, deadline)? {
+            bail!("no end by the deadline");
+        }
+        Ok(self.child.wait()?)
+    }
+
+    /// Ends it, and returns what it wrote to standard error.
+    pub fn stderr(&mut self) -> Vec<u8> {
+        self.kill();
+        self.stderr.take().and_then(|thread| thread.join().ok()).unwrap_or_default()
+    }
+
+    fn kill(&mut self) {
+        // Fails only if it has ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn collect(mut stderr: ChildStderr) -> Vec<u8> {
+    let mut said = Vec::new();
+    // What was read before a failure is worth showing.
+    let _ = stderr.read_to_end(&mut said);
+    said
+}
+
+/// Waits until there is something to read, or an end; false at the deadline.
+fn readable(fd: &impl std::os::fd::AsFd, deadline: Instant) -> Result<bool> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+    let mut fds = [PollFd::new(fd, PollFlags::IN)];
+    Ok(retry_on_intr(|| poll(&mut fds, Some(&timeout)))? > 0)
+}
