@@ -116,6 +116,11 @@ impl Step {
         self.0.set_message(message.into());
     }
 
+    /// Ends it.
+    pub fn done(&self) {
+        self.0.finish_and_clear();
+    }
+
     /// Prints a line above the progress, to standard error.
     pub fn line(&self, line: &str) {
         self.0.suspend(|| eprintln!("{line}"));
@@ -124,7 +129,7 @@ impl Step {
 
 impl Drop for Step {
     fn drop(&mut self) {
-        self.0.finish_and_clear();
+        self.done();
     }
 }
 

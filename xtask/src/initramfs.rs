@@ -1,7 +1,8 @@
 //! Initial RAM file systems with `jiffy-init` as PID 1.
 
 use std::fs;
-use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
 
 use abi::init_config::{self, Directive};
 use anyhow::{Context, Result, ensure};
@@ -32,15 +33,20 @@ pub fn add_modules(cpio: &mut Cpio, kernel: &Kernel, names: &[&str]) -> Result<(
     Ok(())
 }
 
-/// Adds Debian's busybox, with a link for each of its commands.
-pub fn add_busybox(cpio: &mut Cpio, ctx: &Ctx) -> Result<()> {
+/// Debian's busybox, from the cache if it is there.
+pub fn busybox(ctx: &Ctx) -> Result<PathBuf> {
     let package = debs::get(ctx, "busybox-static", None)?;
     let places = ["bin/busybox", "usr/bin/busybox"].map(|place| package.path.join(place));
-    let busybox =
-        places.iter().find(|path| path.is_file()).context("package busybox-static has no busybox")?;
-    cpio.program("bin/busybox", read(busybox)?);
+    places.into_iter().find(|path| path.is_file()).context("package busybox-static has no busybox")
+}
+
+/// Adds [`busybox`], with a link for each of its commands.
+pub fn add_busybox(cpio: &mut Cpio, ctx: &Ctx) -> Result<()> {
+    let busybox = busybox(ctx)?;
+    let program = fs::read(&busybox).with_context(|| format!("cannot read {}", busybox.display()))?;
+    cpio.program("bin/busybox", program);
     // It is static: it says here what it can do there.
-    for command in ctx.read(std::process::Command::new(busybox).arg("--list"))?.lines() {
+    for command in ctx.read(Command::new(&busybox).arg("--list"))?.lines() {
         if command != "busybox" {
             cpio.add(&format!("bin/{command}"), Entry::Symlink("busybox".to_owned()));
         }
@@ -55,8 +61,4 @@ fn modules_dep(modules: &[Module]) -> String {
         format!("{}.ko:{needs}\n", module.name)
     };
     modules.iter().map(line).collect()
-}
-
-fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }

@@ -10,4 +10,6 @@ pub mod guests;
 pub mod initramfs;
 pub mod kernel;
 pub mod lab;
+pub mod probe;
+pub mod skip;
 mod unpack;

@@ -26,6 +26,8 @@ enum Task {
     Doctor(tasks::doctor::Args),
     Fuzz(tasks::fuzz::Args),
     Kernel(tasks::kernel::Args),
+    Run(tasks::run::Args),
+    Test(tasks::test::Args),
     Tidy(tasks::tidy::Args),
 }
 
@@ -38,6 +40,8 @@ fn main() -> ExitCode {
         Task::Doctor(args) => tasks::doctor::run(&ctx, &args),
         Task::Fuzz(args) => tasks::fuzz::run(&ctx, &args),
         Task::Kernel(args) => tasks::kernel::run(&ctx, &args),
+        Task::Run(args) => tasks::run::run(&ctx, &args),
+        Task::Test(args) => tasks::test::run(&ctx, &args),
         Task::Tidy(args) => tasks::tidy::run(&ctx, &args),
     });
     done.unwrap_or_else(|error| {

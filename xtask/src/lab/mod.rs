@@ -53,6 +53,8 @@ pub struct Lab {
     pub memory_mib: u32,
     /// Modules of a nested lab's kernel beside those for KVM.
     pub modules: Vec<String>,
+    /// Whether the first step of a nested lab whose standard input is open reads this process's.
+    pub forward_stdin: bool,
     files: BTreeMap<String, PathBuf>,
 }
 
@@ -94,7 +96,7 @@ impl Lab {
     /// A lab with the usual limits and no files.
     #[must_use]
     pub fn new(way: Way) -> Self {
-        Self { way, memory_mib: 2048, modules: Vec::new(), files: BTreeMap::new() }
+        Self { way, memory_mib: 2048, modules: Vec::new(), forward_stdin: false, files: BTreeMap::new() }
     }
 
     /// Adds a file of the host: in a step's words, `{name}` is its path in the lab.
@@ -118,7 +120,7 @@ impl Lab {
             gather.event(step, event);
         };
         let console = match self.way {
-            Way::Native => native::run(&self.files, steps, &mut take).map(|()| String::new()),
+            Way::Native => native::run(self, steps, &mut take).map(|()| String::new()),
             Way::Nested(speed) => nested::run(self, speed, ctx, steps, &mut take),
         };
         let console = console.with_context(|| gather.whereabouts())?;

@@ -1,7 +1,5 @@
 //! Steps on this host.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use agent::{Input, Step};
@@ -10,9 +8,9 @@ use anyhow::Result;
 use super::{Lab, Take};
 
 /// Runs the steps in a temporary folder.
-pub(super) fn run(files: &BTreeMap<String, PathBuf>, steps: &[Step], take: &mut Take<'_>) -> Result<()> {
+pub(super) fn run(lab: &Lab, steps: &[Step], take: &mut Take<'_>) -> Result<()> {
     let work = tempfile::tempdir()?;
-    let plan = Lab::plan(files, steps, |_, path| path.to_string_lossy().into_owned());
+    let plan = Lab::plan(&lab.files, steps, |_, path| path.to_string_lossy().into_owned());
     let take = Mutex::new(take);
     agent::run(&plan, work.path(), &Input::default(), &|step, event| {
         take.lock().unwrap_or_else(PoisonError::into_inner)(step, event);

@@ -5,8 +5,8 @@
 //! the agent reports.
 
 use std::fs::{self, File};
-use std::io::{BufReader, Read};
-use std::process::Stdio;
+use std::io::{self, BufReader, Read};
+use std::process::{ChildStdin, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -57,9 +57,11 @@ pub(super) fn run(lab: &Lab, speed: Speed, ctx: &Ctx, steps: &[Step], take: &mut
     let deadline = Instant::now() + limit;
     let mut qemu = Process::spawn(command.stdin(Stdio::piped()).stdout(Stdio::piped()))?;
     let stdout = qemu.stdout()?;
+    let input = qemu.stdin()?;
+    let input = if lab.forward_stdin { Some(input) } else { None };
     let ended = match speed {
         Speed::Functional => {
-            follow(stdout, deadline, take).and_then(|done| qemu.wait(deadline).map(|_| done))
+            follow(stdout, input, deadline, take).and_then(|done| qemu.wait(deadline).map(|_| done))
         }
         Speed::Exact { .. } => {
             let ended = qemu.wait(deadline).map(|_| ());
@@ -104,8 +106,14 @@ fn archive(lab: &Lab, ctx: &Ctx, kernel: &Kernel, steps: &[Step]) -> Result<Cpio
     Ok(cpio)
 }
 
-/// Takes reports as they come, until the plan is done; false if they end before.
-fn follow(from: impl Read + Send + 'static, deadline: Instant, take: &mut Take<'_>) -> Result<bool> {
+/// Takes reports as they come, until the plan is done; false if they end before. When the first step has begun,
+/// `input` is fed.
+fn follow(
+    from: impl Read + Send + 'static,
+    mut input: Option<ChildStdin>,
+    deadline: Instant,
+    take: &mut Take<'_>,
+) -> Result<bool> {
     let (sender, reports) = channel();
     // Ends with QEMU, when its end of the pipe is closed.
     thread::spawn(move || {
@@ -122,6 +130,12 @@ fn follow(from: impl Read + Send + 'static, deadline: Instant, take: &mut Take<'
             Ok(report) => {
                 let Frame { step, event } = report.context("report of the lab")?;
                 let done = event == Event::Done;
+                if event == Event::Begin
+                    && let Some(to) = input.take()
+                {
+                    // Stays behind in a read when the lab ends; there is nothing it could do then.
+                    thread::spawn(move || forward(step, to));
+                }
                 take(step, event);
                 if done {
                     return Ok(true);
@@ -129,6 +143,19 @@ fn follow(from: impl Read + Send + 'static, deadline: Instant, take: &mut Take<'
             }
             Err(RecvTimeoutError::Disconnected) => return Ok(false),
             Err(RecvTimeoutError::Timeout) => bail!("the lab did not end by its deadline"),
+        }
+    }
+}
+
+/// Passes standard input on to a step, up to its end.
+fn forward(step: u32, mut to: ChildStdin) -> io::Result<()> {
+    // Small enough for the buffer of the lab's serial port, which has no flow control.
+    let mut buffer = [0; 512];
+    loop {
+        let len = io::stdin().read(&mut buffer)?;
+        frame::write(&mut to, &Frame { step, event: Event::Stdin(buffer[..len].to_vec()) })?;
+        if len == 0 {
+            return Ok(());
         }
     }
 }

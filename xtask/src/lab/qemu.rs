@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,20 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::{Speed, last_lines};
 use crate::apt;
 use crate::ctx::Ctx;
+
+/// QEMU's program, installed if it is missing and that is possible.
+pub fn find(ctx: &Ctx) -> Result<PathBuf> {
+    apt::tool(ctx, "qemu-system-x86_64", "qemu-system-x86")
+}
+
+/// Where the first serial port of a [`Machine`] reads from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// Nowhere.
+    None,
+    /// This process's standard input. If that is a terminal, Ctrl-A x ends the machine.
+    Terminal,
+}
 
 /// A machine of QEMU's. It has no devices but those that [`Machine::name`] brings and those in
 /// [`Machine::args`].
@@ -74,7 +88,7 @@ impl Machine {
     /// QEMU with the arguments for it; serial ports and other devices are the caller's to add. QEMU is installed
     /// if it is missing and that is possible.
     pub fn command(&self, ctx: &Ctx) -> Result<Command> {
-        let mut qemu = Command::new(apt::tool(ctx, "qemu-system-x86_64", "qemu-system-x86")?);
+        let mut qemu = Command::new(find(ctx)?);
         qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-nic", "none"]);
         qemu.args(["-M", &self.name, "-m", &format!("{}M", self.memory_mib)]);
         let mut cmdline = self.cmdline.clone();
@@ -102,22 +116,33 @@ impl Machine {
         Ok(qemu)
     }
 
-    /// Boots it with standard input and output as its first serial port, and waits until it ends: by itself, or
-    /// because `watch`, which gets what comes out, returns false. The ports at which guests of `jiffy` leave marks
+    /// Boots it and waits until it ends: by itself, or because `watch`, which gets what comes out of its first
+    /// serial port, returns false. The ports at which guests of `jiffy` leave marks
     /// and their status are there.
-    pub fn boot(&self, ctx: &Ctx, deadline: Duration, mut watch: impl FnMut(&[u8]) -> bool) -> Result<Ended> {
+    pub fn boot(
+        &self,
+        ctx: &Ctx,
+        input: Input,
+        deadline: Duration,
+        mut watch: impl FnMut(&[u8]) -> bool,
+    ) -> Result<Ended> {
         let start = Instant::now();
         let place = tempfile::tempdir()?;
         let (marks, status) = (place.path().join("marks"), place.path().join("status"));
         let mut command = self.command(ctx)?;
-        command.args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
+        match input {
+            Input::None => command
+                .args(["-chardev", "stdio,id=console", "-serial", "chardev:console"])
+                .stdin(Stdio::null()),
+            Input::Terminal => command.args(["-serial", "mon:stdio"]).stdin(Stdio::inherit()),
+        };
         for (name, port, path) in
             [("marks", ports::TIMELINE, &marks), ("status", ports::EXIT_STATUS, &status)]
         {
             command.arg("-chardev").arg(format!("file,id={name},path={}", path.display()));
             command.arg("-device").arg(format!("isa-debugcon,iobase={port:#x},chardev={name}"));
         }
-        let mut qemu = Process::spawn(command.stdin(Stdio::inherit()).stdout(Stdio::piped()))?;
+        let mut qemu = Process::spawn(command.stdout(Stdio::piped()))?;
         let mut stdout = qemu.stdout()?;
         let mut console = Vec::new();
         let mut buffer = [0; 8192];
@@ -187,6 +212,11 @@ impl Process {
     /// Its standard output; can be taken once.
     pub fn stdout(&mut self) -> Result<ChildStdout> {
         self.child.stdout.take().context("standard output is not a pipe")
+    }
+
+    /// Its standard input; can be taken once.
+    pub fn stdin(&mut self) -> Result<ChildStdin> {
+        self.child.stdin.take().context("standard input is not a pipe")
     }
 
     /// Waits until it ends by itself.

@@ -6,4 +6,6 @@ pub mod clean;
 pub mod doctor;
 pub mod fuzz;
 pub mod kernel;
+pub mod run;
+pub mod test;
 pub mod tidy;

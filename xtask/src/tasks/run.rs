@@ -1,0 +1,214 @@
+//! `run`: a real Linux, booted by `jiffy`.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use abi::init_config::Directive;
+use agent::{Event, Status, Stdin};
+use anyhow::{Context, Result, bail, ensure};
+use xtask::built;
+use xtask::ctx::{Ctx, FAILED};
+use xtask::initramfs;
+use xtask::kernel::Kernel;
+use xtask::lab::qemu::{Input, Machine};
+use xtask::lab::{self, Lab, Speed, Way};
+use xtask::probe::{self, Level};
+
+use super::build;
+
+/// Boot a real Linux in jiffy and run a command in it
+///
+/// Without arguments, the guest says hello and how long its start took. Then comes the timeline of its boot.
+/// The exit status is that of the command in the guest.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Where it runs; auto is native where this host's KVM can run Linux, else nested
+    #[arg(long, value_enum, default_value_t = Place::Auto)]
+    lab: Place,
+    /// The kernel: debian (fetched when it is not in the cache), or a file
+    #[arg(long, value_name = "debian|FILE", default_value = "debian")]
+    kernel: PathBuf,
+    /// Start this ROM instead of a kernel
+    #[arg(long, value_name = "none|FILE", default_value = "none")]
+    firmware: PathBuf,
+    /// Run this in the guest: one word is a line for the shell, several are a program and its arguments
+    #[arg(long, value_name = "COMMAND", num_args = 1.., allow_hyphen_values = true)]
+    exec: Vec<String>,
+    /// End a guest that runs longer than this many seconds, in the nested lab and under QEMU
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
+    deadline: u32,
+    /// Arguments for `jiffy run`
+    #[arg(last = true)]
+    jiffy: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Place {
+    Auto,
+    Native,
+    Nested,
+    Qemu,
+}
+
+/// What the guest is made of.
+struct Guest {
+    kernel: PathBuf,
+    initrd: PathBuf,
+    firmware: Option<PathBuf>,
+}
+
+/// Builds, fetches, boots; the exit status is the guest's.
+pub fn run(ctx: &Ctx, args: &Args) -> Result<ExitCode> {
+    build::all(ctx)?;
+    let place = match args.lab {
+        Place::Auto => choose(ctx)?,
+        chosen => chosen,
+    };
+    let folder = tempfile::tempdir()?;
+    let guest = prepare(ctx, args, place, folder.path())?;
+    let status = match place {
+        Place::Auto | Place::Native => native(ctx, args, &guest)?,
+        Place::Nested => nested(ctx, args, &guest)?,
+        Place::Qemu => qemu(ctx, args, &guest)?,
+    };
+    Ok(ExitCode::from(status))
+}
+
+fn choose(ctx: &Ctx) -> Result<Place> {
+    let probe = probe::probe(ctx)?;
+    if probe.level == Level::Hardware {
+        return Ok(Place::Native);
+    }
+    eprintln!(
+        "KVM cannot run Linux here ({}): using the nested lab",
+        probe.reason.as_deref().unwrap_or("no reason given")
+    );
+    Ok(Place::Nested)
+}
+
+fn prepare(ctx: &Ctx, args: &Args, place: Place, folder: &Path) -> Result<Guest> {
+    let kernel = if args.kernel == Path::new("debian") {
+        let kernel = Kernel::debian(ctx)?;
+        eprintln!("guest kernel: Debian's {} ({})", kernel.release, kernel.package.record.version);
+        kernel.image
+    } else {
+        ensure!(args.kernel.is_file(), "--kernel {}: no such file", args.kernel.display());
+        args.kernel.clone()
+    };
+    let words: Vec<&str> = match args.exec.as_slice() {
+        [] => vec!["/init", "greet"],
+        [line] => vec!["/bin/sh", "-c", line],
+        words => words.iter().map(String::as_str).collect(),
+    };
+    let mut config = vec![Directive::Hostname("guest"), Directive::Exec(words[0])];
+    config.extend(words[1..].iter().map(|&word| Directive::Arg(word)));
+    if place == Place::Qemu {
+        config.push(Directive::PortsAlways);
+    }
+    let mut cpio = initramfs::with_init(built::INIT.read(ctx)?, &config)?;
+    if !args.exec.is_empty() {
+        initramfs::add_busybox(&mut cpio, ctx)?;
+    }
+    let initrd = folder.join("initrd");
+    fs::write(&initrd, cpio.build()?)?;
+    let firmware = Some(args.firmware.clone()).filter(|path| path != Path::new("none"));
+    Ok(Guest { kernel, initrd, firmware })
+}
+
+/// Arguments for `jiffy`, with files and the time of the start where the caller says that they are.
+fn jiffy_args(args: &Args, guest: &Guest, file: impl Fn(&Path, &str) -> String, origin: &str) -> Vec<String> {
+    let mut all = vec!["run".to_owned()];
+    let mut flag = |name: &str, value: String| all.extend([format!("--{name}"), value]);
+    match &guest.firmware {
+        Some(rom) => flag("firmware", file(rom, "firmware")),
+        None => {
+            flag("kernel", file(&guest.kernel, "kernel"));
+            flag("initrd", file(&guest.initrd, "initrd"));
+        }
+    }
+    flag("timeline-origin", origin.to_owned());
+    if !args.jiffy.iter().any(|arg| arg == "--timeline" || arg.starts_with("--timeline=")) {
+        flag("timeline", "text".to_owned());
+    }
+    all.extend(args.jiffy.iter().cloned());
+    all
+}
+
+fn native(ctx: &Ctx, args: &Args, guest: &Guest) -> Result<u8> {
+    let mut command = Command::new(built::JIFFY.path(ctx)?);
+    let start = agent::monotonic_ns();
+    command.args(jiffy_args(args, guest, |path, _| path.to_string_lossy().into_owned(), &start.to_string()));
+    let status = command.status().with_context(|| format!("cannot run {}", built::JIFFY.file))?;
+    reaped(Duration::from_nanos(agent::monotonic_ns() - start));
+    let signal = || status.signal().and_then(|signal| u8::try_from(128 + signal).ok());
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).or_else(signal).unwrap_or(FAILED))
+}
+
+fn nested(ctx: &Ctx, args: &Args, guest: &Guest) -> Result<u8> {
+    build::agent(ctx)?;
+    let mut lab = Lab::new(Way::Nested(Speed::Functional));
+    lab.file("jiffy", &built::JIFFY.path(ctx)?);
+    match &guest.firmware {
+        Some(rom) => lab.file("firmware", rom),
+        None => lab.file("kernel", &guest.kernel).file("initrd", &guest.initrd),
+    };
+    lab.forward_stdin = true;
+    let words = std::iter::once("{jiffy}".to_owned()).chain(jiffy_args(
+        args,
+        guest,
+        |_, name| format!("{{{name}}}"),
+        "{origin}",
+    ));
+    let mut step = lab::step("jiffy", words);
+    step.stdin = Stdin::Open;
+    step.deadline_ms = u64::from(args.deadline) * 1000;
+    let starting = ctx.step("Starting the nested lab");
+    let report = lab.watch(ctx, &[step], &mut |_, event| match event {
+        Event::Begin => starting.done(),
+        Event::Stdout(bytes) => show(&mut io::stdout(), bytes),
+        Event::Stderr(bytes) => show(&mut io::stderr(), bytes),
+        _ => {}
+    })?;
+    let step = report.steps.first().context("no report")?;
+    reaped(Duration::from_nanos(step.ended_ns.saturating_sub(step.started_ns)));
+    match &step.status {
+        Status::Exited(code) => Ok(*code),
+        Status::Signaled(signal) => Ok(u8::try_from(128 + signal).unwrap_or(FAILED)),
+        Status::TimedOut => bail!("jiffy was still running after {} s", args.deadline),
+        Status::NotStarted(why) => bail!("cannot run {why}"),
+    }
+}
+
+fn qemu(ctx: &Ctx, args: &Args, guest: &Guest) -> Result<u8> {
+    ensure!(args.jiffy.is_empty(), "arguments for jiffy mean nothing to QEMU: {}", args.jiffy.join(" "));
+    let machine = match &guest.firmware {
+        Some(rom) => Machine::with_firmware("microvm", rom.clone()),
+        None => Machine::new(
+            "microvm",
+            guest.kernel.clone(),
+            guest.initrd.clone(),
+            "console=ttyS0 quiet panic=-1",
+        ),
+    };
+    let deadline = Duration::from_secs(args.deadline.into());
+    let ended = machine.boot(ctx, Input::Terminal, deadline, |bytes| {
+        show(&mut io::stdout(), bytes);
+        true
+    })?;
+    eprintln!("QEMU ended after {:.3} s", ended.wall.as_secs_f64());
+    Ok(ended.status.unwrap_or_default())
+}
+
+/// The last row of the timeline, which the process itself cannot see.
+fn reaped(after: Duration) {
+    eprintln!("reaped by its parent {:.3} ms after its start", after.as_secs_f64() * 1e3);
+}
+
+/// Shows what a guest says as it comes. A reader that is gone does not end the guest.
+fn show(to: &mut impl Write, bytes: &[u8]) {
+    let _ = to.write_all(bytes).and_then(|()| to.flush());
+}
