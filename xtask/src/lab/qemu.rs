@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Read;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::thread::{self, JoinHandle};
@@ -11,7 +12,7 @@ use abi::ports;
 use anyhow::{Context, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, set_parent_process_death_signal};
 
 use super::{Speed, last_lines};
 use crate::apt;
@@ -203,6 +204,7 @@ impl Process {
     /// Starts it; its standard error is kept.
     pub fn spawn(command: &mut Command) -> Result<Self> {
         let shown = crate::ctx::show(command);
+        die_with_parent(command);
         let mut child =
             command.stderr(Stdio::piped()).spawn().with_context(|| format!("cannot run {shown}"))?;
         let stderr = child.stderr.take().map(|stderr| thread::spawn(move || collect(stderr)));
@@ -245,6 +247,13 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Has the kernel end the process when the thread that starts it is gone, however that came.
+#[allow(unsafe_code, reason = "nothing safe runs between fork and exec")]
+fn die_with_parent(command: &mut Command) {
+    // SAFETY: the closure makes one system call and allocates nothing.
+    unsafe { command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?)) };
 }
 
 fn collect(mut stderr: ChildStderr) -> Vec<u8> {

@@ -24,7 +24,7 @@ use super::build;
 ///
 /// Without arguments, the guest says hello and how long its start took. Then comes the timeline of its boot.
 /// The exit status is that of the command in the guest.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     /// Where it runs; auto is native where this host's KVM can run Linux, else nested
     #[arg(long, value_enum, default_value_t = Place::Auto)]
@@ -35,7 +35,8 @@ pub struct Args {
     /// Start this ROM instead of a kernel
     #[arg(long, value_name = "none|FILE", default_value = "none")]
     firmware: PathBuf,
-    /// Run this in the guest: one word is a line for the shell, several are a program and its arguments
+    /// Run this in the guest: one word is a line for the shell, several are a program and its arguments; all that
+    /// follows is part of it, up to a --
     #[arg(long, value_name = "COMMAND", num_args = 1.., allow_hyphen_values = true)]
     exec: Vec<String>,
     /// End a guest that runs longer than this many seconds, in the nested lab and under QEMU
@@ -54,6 +55,18 @@ enum Place {
     Qemu,
 }
 
+impl Args {
+    /// Gives `jiffy` what follows a `--` after `--exec`; clap takes it for a part of the command.
+    fn split_exec(&self) -> Self {
+        let mut split = self.clone();
+        if let Some(end) = self.exec.iter().position(|word| word == "--") {
+            split.exec.truncate(end);
+            split.jiffy.splice(..0, self.exec[end + 1..].iter().cloned());
+        }
+        split
+    }
+}
+
 /// What the guest is made of.
 struct Guest {
     kernel: PathBuf,
@@ -63,6 +76,7 @@ struct Guest {
 
 /// Builds, fetches, boots; the exit status is the guest's.
 pub fn run(ctx: &Ctx, args: &Args) -> Result<ExitCode> {
+    let args = &args.split_exec();
     build::all(ctx)?;
     let place = match args.lab {
         Place::Auto => choose(ctx)?,
@@ -185,14 +199,13 @@ fn nested(ctx: &Ctx, args: &Args, guest: &Guest) -> Result<u8> {
 
 fn qemu(ctx: &Ctx, args: &Args, guest: &Guest) -> Result<u8> {
     ensure!(args.jiffy.is_empty(), "arguments for jiffy mean nothing to QEMU: {}", args.jiffy.join(" "));
+    // Without ACPI: with it, QEMU's microvm has no timer by which a Linux under TCG could calibrate its clock. So
+    // a reset, which ends QEMU, stands for power-off.
+    const MICROVM: &str = "microvm,acpi=off";
+    const CMDLINE: &str = "console=ttyS0 loglevel=1 panic=-1 reboot=t";
     let machine = match &guest.firmware {
-        Some(rom) => Machine::with_firmware("microvm", rom.clone()),
-        None => Machine::new(
-            "microvm",
-            guest.kernel.clone(),
-            guest.initrd.clone(),
-            "console=ttyS0 quiet panic=-1",
-        ),
+        Some(rom) => Machine::with_firmware(MICROVM, rom.clone()),
+        None => Machine::new(MICROVM, guest.kernel.clone(), guest.initrd.clone(), CMDLINE),
     };
     let deadline = Duration::from_secs(args.deadline.into());
     let ended = machine.boot(ctx, Input::Terminal, deadline, |bytes| {
