@@ -4,7 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context, Result};
+use abi::layout;
+use anyhow::{Context, Result, bail, ensure};
+use goblin::elf::program_header::PT_LOAD;
 use indicatif::HumanBytes;
 use xtask::built::{self, TARGET};
 use xtask::cache;
@@ -29,8 +31,12 @@ pub fn all(ctx: &Ctx) -> Result<Vec<PathBuf>> {
     let jiffy = install(ctx, &cargo_build(ctx, &JIFFY)?, built::JIFFY.file)?;
     step.message("Building jiffy-init");
     let init = install(ctx, &cargo_build(ctx, &INIT)?, built::INIT.file)?;
+    step.message("Building jiffy-firmware.rom");
+    let elf = cargo_build(ctx, &FIRMWARE)?;
+    let rom = rom(&fs::read(&elf)?).with_context(|| format!("{} is no ROM", elf.display()))?;
+    let rom = write(&ctx.dist().join(built::FIRMWARE.file), &rom)?;
     step.message("Writing shell completions");
-    let mut files = vec![jiffy, init];
+    let mut files = vec![jiffy, init, rom];
     for (shell, name) in [("bash", "jiffy.bash"), ("zsh", "_jiffy"), ("fish", "jiffy.fish")] {
         let text = ctx.read(Command::new(&files[0]).args(["completions", shell]))?;
         files.push(write(&ctx.dist().join("completions").join(name), text.as_bytes())?);
@@ -62,6 +68,14 @@ const AGENT: Program =
 const INIT: Program =
     Program { package: "guest-init", bin: "jiffy-init", profile: "init", features: Some("bin"), flags: "" };
 
+const FIRMWARE: Program = Program {
+    package: "firmware",
+    bin: "jiffy-firmware",
+    profile: "firmware",
+    features: Some("bin"),
+    flags: "",
+};
+
 /// Builds a program and returns its file. The target is always named: only then do flags spare what runs at
 /// build time.
 fn cargo_build(ctx: &Ctx, program: &Program) -> Result<PathBuf> {
@@ -72,6 +86,23 @@ fn cargo_build(ctx: &Ctx, program: &Program) -> Result<PathBuf> {
     cargo.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", flags);
     ctx.run(&mut cargo)?;
     Ok(ctx.target.join(TARGET).join(profile).join(bin))
+}
+
+/// The bytes of the one segment that has any: they end where the processor's first instruction is looked for.
+fn rom(elf: &[u8]) -> Result<Vec<u8>> {
+    let parsed = goblin::elf::Elf::parse(elf)?;
+    let mut segments = parsed.program_headers.iter().filter(|it| it.p_type == PT_LOAD && it.p_filesz > 0);
+    let (Some(segment), None) = (segments.next(), segments.next()) else {
+        bail!("not one segment with bytes")
+    };
+    ensure!(
+        segment.p_filesz.is_multiple_of(64 << 10),
+        "{} bytes are no multiple of 64 KiB",
+        segment.p_filesz
+    );
+    ensure!(segment.p_paddr + segment.p_filesz == layout::ROM.end(), "it does not end at 4 GiB");
+    let bytes = elf.get(segment.file_range()).context("segment is outside of the file")?;
+    Ok(bytes.to_vec())
 }
 
 /// Copies a built file to the dist folder, unless it is there already.

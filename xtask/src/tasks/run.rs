@@ -202,7 +202,7 @@ fn qemu(ctx: &Ctx, args: &Args, guest: &Guest) -> Result<u8> {
     // Without ACPI: with it, QEMU's microvm has no timer by which a Linux under TCG could calibrate its clock. So
     // a reset, which ends QEMU, stands for power-off.
     const MICROVM: &str = "microvm,acpi=off";
-    const CMDLINE: &str = "console=ttyS0 loglevel=1 panic=-1 reboot=t";
+    const CMDLINE: &str = "console=ttyS0 quiet loglevel=1 panic=-1 reboot=t";
     let machine = match &guest.firmware {
         Some(rom) => Machine::with_firmware(MICROVM, rom.clone()),
         None => Machine::new(MICROVM, guest.kernel.clone(), guest.initrd.clone(), CMDLINE),
