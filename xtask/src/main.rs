@@ -20,6 +20,7 @@ struct Cli {
 /// One line per task; each task's own file describes its arguments.
 #[derive(Subcommand)]
 enum Task {
+    Bench(tasks::bench::Args),
     Build(tasks::build::Args),
     Ci(tasks::ci::Args),
     Clean(tasks::clean::Args),
@@ -34,6 +35,7 @@ enum Task {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = Ctx::new(&cli.global).and_then(|ctx| match cli.task {
+        Task::Bench(args) => tasks::bench::run(&ctx, &args),
         Task::Build(args) => tasks::build::run(&ctx, &args),
         Task::Ci(args) => tasks::ci::run(&ctx, &args),
         Task::Clean(args) => tasks::clean::run(&ctx, &args),

@@ -26,10 +26,8 @@ pub fn run(ctx: &Ctx, _: &Args) -> Result<ExitCode> {
 
 /// Builds all parts; returns the files.
 pub fn all(ctx: &Ctx) -> Result<Vec<PathBuf>> {
-    fs::create_dir_all(ctx.dist()).with_context(|| format!("cannot create {}", ctx.dist().display()))?;
-    let step = ctx.step("Building jiffy");
-    let jiffy = install(ctx, &cargo_build(ctx, &JIFFY)?, built::JIFFY.file)?;
-    step.message("Building jiffy-init");
+    let jiffy = jiffy(ctx)?;
+    let step = ctx.step("Building jiffy-init");
     let init = install(ctx, &cargo_build(ctx, &INIT)?, built::INIT.file)?;
     step.message("Building jiffy-firmware.rom");
     let elf = cargo_build(ctx, &FIRMWARE)?;
@@ -42,6 +40,18 @@ pub fn all(ctx: &Ctx) -> Result<Vec<PathBuf>> {
         files.push(write(&ctx.dist().join("completions").join(name), text.as_bytes())?);
     }
     Ok(files)
+}
+
+/// Builds the VMM alone.
+pub fn jiffy(ctx: &Ctx) -> Result<PathBuf> {
+    let _step = ctx.step("Building jiffy");
+    install(ctx, &cargo_build(ctx, &JIFFY)?, built::JIFFY.file)
+}
+
+/// Builds what start-up times are compared with and measured by; returns `floor` and `stopwatch`.
+pub fn floor(ctx: &Ctx) -> Result<(PathBuf, PathBuf)> {
+    let _step = ctx.step("Building floor");
+    Ok((cargo_build(ctx, &FLOOR)?, cargo_build(ctx, &STOPWATCH)?))
 }
 
 /// Builds the lab's agent, which stays in cargo's own folder.
@@ -65,6 +75,10 @@ const JIFFY: Program =
     Program { package: "vmm", bin: "jiffy", profile: "dist", features: None, flags: STATIC };
 const AGENT: Program =
     Program { package: "agent", bin: "lab-agent", profile: "dist", features: None, flags: STATIC };
+const FLOOR: Program =
+    Program { package: "floor", bin: "floor", profile: "dist", features: None, flags: STATIC };
+const STOPWATCH: Program =
+    Program { package: "floor", bin: "stopwatch", profile: "dist", features: None, flags: STATIC };
 const INIT: Program =
     Program { package: "guest-init", bin: "jiffy-init", profile: "init", features: Some("bin"), flags: "" };
 

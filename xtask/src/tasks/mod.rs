@@ -1,5 +1,6 @@
 //! The tasks: each file has an `Args` for clap and a `run` that does it.
 
+pub mod bench;
 pub mod build;
 pub mod ci;
 pub mod clean;

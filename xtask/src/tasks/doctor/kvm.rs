@@ -4,23 +4,12 @@ use std::fs::{self, OpenOptions};
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 
-use anyhow::{Context, Result};
-use serde::{Deserialize, Serialize};
+use anyhow::Result;
 use xtask::ctx::Ctx;
+use xtask::probe::{self, Level};
 
 use super::Item;
-
-/// How much of KVM there is, as `jiffy probe` finds out by running a guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Level {
-    /// Everything.
-    Hardware,
-    /// Each instruction is emulated; no SSE, so that tiny guests run and Linux does not.
-    Software,
-    /// Nothing.
-    None,
-}
+use crate::tasks::build;
 
 /// What was found.
 pub struct Kvm {
@@ -28,20 +17,10 @@ pub struct Kvm {
     pub item: Item,
 }
 
-#[derive(Deserialize)]
-struct Probe {
-    level: Level,
-    reason: Option<String>,
-}
-
 /// Builds `jiffy` and has it run its probe guest.
-pub fn probe(ctx: &Ctx) -> Result<Kvm> {
-    let step = ctx.step("Building jiffy, to probe KVM");
-    let said =
-        ctx.read(ctx.cargo().args(["run", "-q", "-p", "vmm", "--bin", "jiffy", "--", "probe", "--json"]))?;
-    drop(step);
-    let probe: Probe =
-        serde_json::from_str(&said).with_context(|| format!("`jiffy probe --json` said {said:?}"))?;
+pub fn look(ctx: &Ctx) -> Result<Kvm> {
+    build::jiffy(ctx)?;
+    let probe = probe::probe(ctx)?;
     let (found, means) = match probe.level {
         Level::Hardware => ("hardware", "all guests run at full speed"),
         Level::Software => ("software mode", "tiny guests run natively; Linux needs the nested lab"),
@@ -98,12 +77,5 @@ mod tests {
         assert_eq!(load(&cpu("vmx")).as_deref(), Some("sudo modprobe kvm_intel"));
         assert_eq!(load(&cpu("svm_lock")), None);
         assert_eq!(load(""), None);
-    }
-
-    #[test]
-    fn levels_are_spelt_as_jiffy_spells_them() {
-        let probe: Probe = serde_json::from_str(r#"{"level":"software","reason":"no SSE"}"#).unwrap();
-        assert_eq!((probe.level, probe.reason.as_deref()), (Level::Software, Some("no SSE")));
-        assert!(serde_json::from_str::<Probe>(r#"{"level":"some"}"#).is_err());
     }
 }

@@ -5,12 +5,11 @@ use std::process::ExitCode;
 use anyhow::Result;
 use serde::Serialize;
 use xtask::ctx::Ctx;
+use xtask::probe::Level;
 
 mod host;
 mod kvm;
 mod syscalls;
-
-use kvm::Level;
 
 /// Say what this host offers, and mend what it lacks with which command
 #[derive(Debug, clap::Args)]
@@ -47,7 +46,7 @@ struct Report {
 
 /// Looks at the host and prints the report; fails when no guest can run here.
 pub fn run(ctx: &Ctx, args: &Args) -> Result<ExitCode> {
-    let kvm = kvm::probe(ctx)?;
+    let kvm = kvm::look(ctx)?;
     let qemu = host::qemu();
     let (works, conclusion) = conclude(kvm.level, qemu.ok, host::can_install());
     let mut items = vec![kvm.item, qemu];

@@ -1,0 +1,190 @@
+//! What is started: `floor`, its C reference, `jiffy`, and QEMU's microvm; and when its guest marked.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+use xtask::ctx::Ctx;
+use xtask::{apt, built, guests};
+
+use crate::tasks::build;
+
+/// A VMM, or something that stands for one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Program {
+    /// The unavoidable system calls, in C.
+    FloorC,
+    /// The unavoidable system calls.
+    Floor,
+    Jiffy,
+    /// QEMU's microvm with qboot.
+    Qemu,
+}
+
+/// Where everything is that a run needs, by the name that stands for it in a command.
+#[derive(Clone, Debug)]
+pub struct Files {
+    pub stopwatch: PathBuf,
+    pub floor_c: PathBuf,
+    pub floor: PathBuf,
+    pub jiffy: PathBuf,
+    pub qemu: PathBuf,
+    /// A guest that marks and powers off.
+    pub mark: PathBuf,
+    /// A guest that marks and halts.
+    pub idle: PathBuf,
+}
+
+impl Files {
+    /// Builds what is not built yet.
+    pub fn make(ctx: &Ctx) -> Result<Self> {
+        build::all(ctx)?;
+        build::agent(ctx)?;
+        let (floor, stopwatch) = build::floor(ctx)?;
+        let floor_c = ctx.target.join("guests/floor-c");
+        let mark = guests::build(ctx, "mark")?;
+        let mut cc = Command::new(apt::tool(ctx, "cc", "gcc")?);
+        ctx.run(
+            cc.args(["-O2", "-static"]).arg(ctx.root.join("tests/floor/floor.c")).arg("-o").arg(&floor_c),
+        )?;
+        Ok(Self {
+            stopwatch,
+            floor,
+            floor_c,
+            jiffy: built::JIFFY.path(ctx)?,
+            qemu: apt::tool(ctx, "qemu-system-x86_64", "qemu-system-x86")?,
+            idle: guests::build(ctx, "idle")?,
+            mark,
+        })
+    }
+}
+
+impl Program {
+    /// Its name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::FloorC => "floor in C",
+            Self::Floor => "floor",
+            Self::Jiffy => "jiffy",
+            Self::Qemu => "QEMU microvm, qboot",
+        }
+    }
+
+    /// The command that starts `guest` with `mib` of RAM. `@start@` stands for the time of the start, which
+    /// `stopwatch` fills in. The paths are those of `files`, or stand for them.
+    pub fn command(self, files: &Files, guest: &str, mib: u64) -> Vec<String> {
+        let words = |program: &PathBuf, rest: String| {
+            let rest = rest.split_whitespace().map(str::to_owned);
+            std::iter::once(program.display().to_string()).chain(rest).collect::<Vec<String>>()
+        };
+        match self {
+            Self::FloorC => words(&files.floor_c, mib.to_string()),
+            Self::Floor => words(&files.floor, mib.to_string()),
+            Self::Jiffy => {
+                let fixed = "--cpus 1 --console off --timeline json --timeline-origin @start@";
+                let mut all = words(&files.jiffy, format!("run {fixed} --memory {mib}M --kernel"));
+                all.push(guest.to_owned());
+                all
+            }
+            Self::Qemu => {
+                // MSR_IA32_ARCH_CAPABILITIES is read-only under KVM in software mode, and QEMU gives up on that.
+                let machine = "-M microvm,acpi=off,pit=off,pic=off,rtc=off,isa-serial=off -bios qboot.rom";
+                let cpu = "-accel kvm -cpu host,-arch-capabilities -nodefaults -no-user-config -display none";
+                let ports = "-chardev stdio,id=mark,signal=off -device isa-debugcon,iobase=0x700,chardev=mark \
+                             -device isa-debug-exit,iobase=0x600,iosize=1";
+                let mut all = words(&files.qemu, format!("{machine} {cpu} {ports} -m {mib}M -kernel"));
+                all.push(guest.to_owned());
+                all
+            }
+        }
+    }
+
+    /// The exit status of a run that went well.
+    fn status(self) -> i64 {
+        match self {
+            // isa-debug-exit: twice what the guest wrote, plus one.
+            Self::Qemu => 0x34 * 2 + 1,
+            _ => 0,
+        }
+    }
+
+    /// When the guest marked, and what CPU time the program had used by then, where it says so.
+    pub fn mark(self, record: &Record) -> Result<Mark> {
+        let said = || format!("{} said: {}{}", self.name(), record.stdout, record.stderr);
+        ensure!(record.status == Some(self.status()), "status {:?}; {}", record.status, said());
+        let mark = match self {
+            Self::FloorC | Self::Floor => floor_mark(&record.stdout),
+            Self::Jiffy => jiffy_mark(&record.stderr).map(|mark| Mark { at: record.start + mark.at, ..mark }),
+            Self::Qemu => record.first_output.map(|at| Mark { at, cpu: None }),
+        };
+        mark.with_context(|| format!("no mark; {}", said()))
+    }
+}
+
+/// When a guest marked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// Nanoseconds of `CLOCK_MONOTONIC`.
+    pub at: i64,
+    /// Nanoseconds of CPU time of the process.
+    pub cpu: Option<i64>,
+}
+
+/// What `stopwatch` says of a run.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Record {
+    pub start: i64,
+    pub first_output: Option<i64>,
+    pub reaped: i64,
+    pub status: Option<i64>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// Reads `mark NS CPU_NS`.
+fn floor_mark(said: &str) -> Option<Mark> {
+    let mut words = said.strip_prefix("mark ")?.split_whitespace().map(str::parse);
+    Some(Mark { at: words.next()?.ok()?, cpu: Some(words.next()?.ok()?) })
+}
+
+/// Reads the timeline; its times begin with the run.
+fn jiffy_mark(said: &str) -> Option<Mark> {
+    #[derive(Deserialize)]
+    struct Timeline {
+        rows: Vec<Row>,
+    }
+    #[derive(Deserialize)]
+    struct Row {
+        event: String,
+        at_ns: i64,
+        cpu_ns: Option<i64>,
+    }
+    let timeline: Timeline = serde_json::from_str(said.lines().find(|line| line.starts_with('{'))?).ok()?;
+    let mark = timeline.rows.iter().position(|row| row.event == "mark")?;
+    let rows = &timeline.rows[..=mark];
+    Some(Mark { at: rows[mark].at_ns, cpu: rows.iter().map(|row| row.cpu_ns).sum() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_are_read() {
+        assert_eq!(floor_mark("mark 12 3\n"), Some(Mark { at: 12, cpu: Some(3) }));
+        assert_eq!(floor_mark("mark 12\n"), None);
+        let timeline = |cpu: &str| {
+            format!(
+                r#"{{"origin_ns":5,"rows":[{{"event":"exec","at_ns":4,"took_ns":4,"cpu_ns":3}},
+                {{"event":"mark","at_ns":9,"took_ns":5{cpu}}},
+                {{"event":"mark","at_ns":20,"took_ns":11,"cpu_ns":1}}],"lost_marks":0}}"#
+            )
+            .replace('\n', "")
+        };
+        assert_eq!(jiffy_mark(&timeline(r#","cpu_ns":2"#)), Some(Mark { at: 9, cpu: Some(5) }));
+        assert_eq!(jiffy_mark(&timeline("")), Some(Mark { at: 9, cpu: None }));
+        assert_eq!(jiffy_mark("{}"), None);
+    }
+}
