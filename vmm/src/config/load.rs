@@ -130,7 +130,8 @@ pub(super) fn read_json<T: DeserializeOwned>(
 ) -> Result<T, Error> {
     serde_json::from_str(text).map_err(|e| {
         let fails_alone = |&(key, value): &(&String, &Value)| {
-            T::deserialize(Value::Object(Map::from_iter([(key.clone(), value.clone())]))).is_err()
+            let alone = Value::Object(Map::from_iter([(key.clone(), value.clone())]));
+            serde_json::from_str::<T>(&alone.to_string()).is_err()
         };
         let key = content.iter().find(fails_alone).map(|(key, _)| key.clone()).unwrap_or_default();
         let message = e.to_string();
