@@ -165,3 +165,110 @@ fn age(now: SystemTime, seconds: i64, nanoseconds: u64) -> Duration {
     let then = Duration::new(seconds.try_into().unwrap_or(0), nanoseconds.try_into().unwrap_or(0));
     now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().saturating_sub(then)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::io::{Read, Write};
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn key(inode: u64) -> Key {
+        let zero = U64::new(0);
+        Key { device: zero, inode: inode.into(), size: zero, modified: [zero; 2], changed: [zero; 2] }
+    }
+
+    /// A folder that is private as mere temporary ones are not.
+    fn empty() -> (TempDir, Cache) {
+        let folder = tempfile::Builder::new().permissions(Permissions::from_mode(0o700)).tempdir().unwrap();
+        let cache = Cache::open(folder.path()).unwrap();
+        (folder, cache)
+    }
+
+    fn put(cache: &Cache, key: &Key) {
+        cache.put(key, |mut file| file.write_all(b"kernel")).unwrap();
+    }
+
+    fn get(cache: &Cache, key: &Key) -> Option<String> {
+        let mut text = String::new();
+        cache.get(key)?.read_to_string(&mut text).unwrap();
+        Some(text)
+    }
+
+    #[test]
+    fn gives_back_what_was_put() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a/b");
+        let cache = Cache::open(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
+        assert_eq!(get(&cache, &key(1)), None);
+        put(&cache, &key(1));
+        assert_eq!(get(&cache, &key(1)).as_deref(), Some("kernel"));
+        assert_eq!(get(&cache, &key(2)), None);
+        assert_eq!(get(&Cache::open(&path).unwrap(), &key(1)).as_deref(), Some("kernel"));
+    }
+
+    #[test]
+    fn a_failed_fill_leaves_nothing() {
+        let (folder, cache) = empty();
+        cache.put(&key(1), |_| Err(io::ErrorKind::StorageFull.into())).unwrap_err();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn trusts_nothing_that_others_could_have_written() {
+        let (folder, cache) = empty();
+        put(&cache, &key(1));
+        let entry = folder.path().join(key(1).file_name());
+        fs::set_permissions(&entry, Permissions::from_mode(0o620)).unwrap();
+        assert_eq!(get(&cache, &key(1)), None);
+        fs::rename(&entry, folder.path().join("aside")).unwrap();
+        fs::set_permissions(folder.path().join("aside"), Permissions::from_mode(0o600)).unwrap();
+        symlink("aside", &entry).unwrap();
+        assert_eq!(get(&cache, &key(1)), None);
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o750)).unwrap();
+        let error = Cache::open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("others may use") && error.contains("chmod 700"), "{error}");
+    }
+
+    #[test]
+    fn the_oldest_make_room() {
+        let (folder, cache) = empty();
+        let now = SystemTime::now();
+        for inode in 1..=10 {
+            put(&cache, &key(inode));
+            let file = File::options().write(true).open(folder.path().join(key(inode).file_name())).unwrap();
+            file.set_modified(now - Duration::from_secs(100 - inode)).unwrap();
+        }
+        put(&cache, &key(11));
+        let kept: Vec<u64> = (1..=11).filter(|&inode| get(&cache, &key(inode)).is_some()).collect();
+        assert_eq!(kept, [4, 5, 6, 7, 8, 9, 10, 11]);
+        // By size: the newest alone may be more than the bound.
+        let large = File::options().write(true).open(folder.path().join(key(11).file_name())).unwrap();
+        large.set_len(MAX_BYTES + 1).unwrap();
+        cache.prune(now).unwrap();
+        assert!(cache.get(&key(11)).is_some() && cache.get(&key(10)).is_none());
+    }
+
+    #[test]
+    fn abandoned_files_go() {
+        let (folder, cache) = empty();
+        let path = folder.path().join("1.tmp");
+        File::create(&path).unwrap();
+        cache.prune(SystemTime::now()).unwrap();
+        assert!(path.exists(), "somebody may be writing it");
+        cache.prune(SystemTime::now() + 2 * ABANDONED).unwrap();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_fresh_change_is_not_settled() {
+        let file = tempfile::tempfile().unwrap();
+        let key = Key::new(&file.metadata().unwrap());
+        assert!(!key.is_settled(SystemTime::now()));
+        assert!(key.is_settled(SystemTime::now() + 2 * SETTLED));
+    }
+}

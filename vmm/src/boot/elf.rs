@@ -213,3 +213,97 @@ fn file_end(what: &'static str, offset: u64, len: u64, size: u64) -> Result<u64,
     }
     Ok(if len > 0 { end } else { 0 })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::ElfFile;
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn parse(bytes: &[u8]) -> Result<Elf, KernelError> {
+        Elf::parse(bytes)
+    }
+
+    #[test]
+    fn parses_segments_in_order_of_address() {
+        for is_64bit in [true, false] {
+            let mut file = ElfFile::new(4 * MIB, vec![1; 100]);
+            file.is_64bit = is_64bit;
+            file.segments.push((2 * MIB, vec![2; 50], 5000));
+            let elf = parse(&file.build()).unwrap();
+            assert_eq!(
+                (elf.is_64bit, elf.entry, elf.extent()),
+                (is_64bit, 4 * MIB, (2 * MIB, 4 * MIB + 100))
+            );
+            let lens: Vec<_> = elf.segments.iter().map(|s| (s.addr, s.file_len, s.mem_len)).collect();
+            assert_eq!(lens, [(2 * MIB, 50, 5000), (4 * MIB, 100, 100)]);
+            assert!(elf.has_code_at(2 * MIB + 49) && !elf.has_code_at(2 * MIB + 50));
+        }
+    }
+
+    #[test]
+    fn finds_the_pvh_entry_of_either_size() {
+        let file = || ElfFile::new(MIB, vec![1; 100]);
+        let entry = |file: ElfFile| parse(&file.build()).unwrap().notes.pvh_entry;
+        assert_eq!(entry(file().with_note("Xen", 18, &0x10_0010u32.to_le_bytes())), Some(0x10_0010));
+        assert_eq!(entry(file().with_note("Xen", 18, &0x10_0010u64.to_le_bytes())), Some(0x10_0010));
+        assert_eq!(entry(file().with_note("Xen", 18, &(1u64 << 32).to_le_bytes())), None);
+        assert_eq!(entry(file().with_note("Xen", 18, b"abc")), None);
+        assert_eq!(entry(file().with_note("Xem", 18, &[0; 4])), None);
+        let other = file().with_note("GNU", 3, &[1; 20]).with_note("Xen", 18, &[1, 0, 0, 0]);
+        assert_eq!(entry(other), Some(1));
+    }
+
+    #[test]
+    fn tells_linux_by_its_notes() {
+        let is_linux = |name, kind, desc: &[u8]| {
+            let file = ElfFile::new(MIB, vec![1; 100]).with_note(name, kind, desc);
+            parse(&file.build()).unwrap().notes.is_linux
+        };
+        assert!(is_linux("Linux", 0x100, &[0; 4]));
+        assert!(is_linux("Xen", 6, b"linux\0"));
+        assert!(!is_linux("Xen", 6, b"FreeBSD\0"));
+    }
+
+    #[test]
+    fn refuses_what_no_kernel_has() {
+        let two = |first: u64, second: u64| {
+            let mut file = ElfFile::new(first, vec![1; 100]);
+            file.segments.push((second, vec![1; 100], 100));
+            file.build()
+        };
+        let bent = |at: usize, byte: u8| {
+            let mut bytes = ElfFile::new(MIB, vec![1; 100]).build();
+            bytes[at] = byte;
+            bytes
+        };
+        let cases = [
+            (two(MIB, MIB + 99), "segment 0x100063..0x1000c7 overlaps another"),
+            (two(MIB, u64::MAX - 10), "wraps around"),
+            (bent(4, 3), "ELF EI_CLASS is 0x3"),
+            (bent(5, 2), "ELF EI_DATA is 0x2"),
+            (bent(16, 1), "ELF e_type is 0x1"),
+            (bent(18, 0xb7), "ELF e_machine is 0xb7"),
+            (bent(32, 0xff), "is cut short: the ELF program headers"),
+            (bent(54, 55), "e_phentsize or e_shentsize is 0x37"),
+            (bent(57, 0xff), "ELF e_phnum is 0xff01"),
+            (bent(56, 0), "nothing is to be loaded"),
+            (bent(64 + 39, 1), "longer in the file than in memory"),
+            (bent(64 + 15, 1), "is cut short: an ELF segment"),
+            (b"\x7fELF".to_vec(), "is cut short: the ELF header"),
+        ];
+        for (bytes, expected) in cases {
+            let error = parse(&bytes).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error:?} has no {expected:?}");
+        }
+    }
+
+    #[test]
+    fn knows_where_the_file_ends() {
+        let file = ElfFile::new(MIB, vec![1; 104]);
+        let bytes = file.build();
+        let longer = [&bytes[..], &[0; 40]].concat();
+        assert_eq!(content_end(&longer[..]).unwrap(), bytes.len() as u64);
+    }
+}

@@ -32,6 +32,10 @@ pub mod pvh;
 mod ram;
 pub mod read;
 pub mod relocs;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 pub mod unpack;
 mod unpacked;
 

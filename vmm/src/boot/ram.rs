@@ -53,3 +53,51 @@ pub fn place_high(len: u64, limit: u64, taken: &[Range]) -> Result<Range, u64> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn places_above_below_and_between() {
+        const MIB: u64 = 1 << 20;
+        let taken = [Range::new(16 * MIB, 20 * MIB), Range::new(4 * MIB, 5 * MIB)];
+        let start = |len| place_high(len, 32 * MIB, &taken).map(|range| range.start);
+        assert_eq!(start(12 * MIB), Ok(20 * MIB));
+        assert_eq!(start(4097), Ok(32 * MIB - 8192));
+        assert_eq!(start(12 * MIB + 1), Err(12 * MIB));
+        assert_eq!(place_high(11 * MIB, 22 * MIB, &taken).map(|range| range.start), Ok(5 * MIB));
+        assert_eq!(place_high(3 * MIB, 5 * MIB, &taken).map(|range| range.start), Ok(MIB));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_placed_is_clear(
+            len in 1..40u64 << 20,
+            limit in 0..64u64 << 20,
+            taken in prop::collection::vec((0..60u64, 1..4096 * 4096u64), 0..6),
+        ) {
+            let mut end = 0;
+            let taken: Vec<Range> = taken
+                .into_iter()
+                .map(|(gap, len)| {
+                    let range = Range { start: end + gap * 65536, len };
+                    end = range.end();
+                    range
+                })
+                .collect();
+            match place_high(len, limit, &taken) {
+                Ok(range) => {
+                    prop_assert!(range.start >= HIGH_RAM_START && range.start % PAGE == 0);
+                    prop_assert!(range.end() <= limit && !taken.iter().any(|other| other.overlaps(range)));
+                }
+                Err(longest) => {
+                    prop_assert!(longest < len);
+                    prop_assert!(longest == 0 || place_high(longest, limit, &taken).is_ok());
+                }
+            }
+        }
+    }
+}

@@ -25,10 +25,13 @@ pub struct Relocs {
 
 impl Relocs {
     /// Parses the table that follows the ELF file `elf`. The table is read backwards: the 32-bit words, 0,
-    /// \[the inverse ones, 0, before Linux 6.15\], the 64-bit ones, 0 at its very start. An empty table, of a kernel
-    /// built without CONFIG_RANDOMIZE_BASE, gives no relocations.
+    /// \[the inverse ones, 0, before Linux 6.15\], the 64-bit ones, 0 at its very start. No table, or
+    /// mere padding, is a kernel built without CONFIG_RANDOMIZE_BASE: it has no relocations.
     pub fn parse(table: &[u8], elf: &Elf) -> Result<Self, KernelError> {
         let error = |index, why| KernelError::Relocations { index, why };
+        if table.iter().all(|&byte| byte == 0) {
+            return Ok(Self::default());
+        }
         let (words, []) = table.as_chunks::<4>() else {
             return Err(error(table.len() / 4, "its length is not a multiple of 4"));
         };
@@ -138,4 +141,86 @@ fn addresses(set: &[[u8; 4]], width: u64, segments: &[Segment]) -> Result<Vec<u3
     }
     found.sort_unstable();
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::testing::{ElfFile, LINKED, table};
+    use super::*;
+
+    const LEN: usize = 0x1000;
+
+    fn parse(table: &[u8]) -> Result<Relocs, KernelError> {
+        Relocs::parse(table, &Elf::parse(&ElfFile::new(LINKED, vec![0; LEN]).build()[..]).unwrap())
+    }
+
+    #[test]
+    fn reads_two_sets_or_three() {
+        let at = |offset: u64| (LINKED + offset) as u32;
+        let three = parse(&table(&[&[LINKED + 16], &[LINKED + 8], &[LINKED + 4, LINKED]])).unwrap();
+        assert_eq!(three, Relocs { add32: vec![at(0), at(4)], sub32: vec![at(8)], add64: vec![at(16)] });
+        let two = parse(&table(&[&[LINKED + 16], &[LINKED]])).unwrap();
+        assert_eq!(two, Relocs { add32: vec![at(0)], sub32: vec![], add64: vec![at(16)] });
+        assert!(parse(&[]).unwrap().is_empty());
+        assert!(parse(&table(&[&[], &[], &[]])).unwrap().is_empty());
+    }
+
+    #[test]
+    fn refuses_unsound_tables() {
+        let word = |value: u32| value.to_le_bytes().to_vec();
+        let end = LINKED + LEN as u64;
+        let cases = [
+            (vec![1; 7], "not a multiple of 4"),
+            (word(1), "at word 0: not 0"),
+            (table(&[&[LINKED]]), "fewer than two sets"),
+            (table(&[&[LINKED], &[], &[], &[]]), "more than three sets"),
+            (table(&[&[], &[LINKED, end]]), "at word 3: outside the kernel"),
+            (table(&[&[end - 7], &[]]), "at word 1: outside the kernel"),
+            (table(&[&[], &[LINKED - 1]]), "outside the kernel"),
+            (table(&[&[], &[0x8000_0001]]), "not in the kernel's mapping"),
+            (table(&[&[LINKED], &[LINKED + 7]]), "overlap"),
+            (table(&[&[], &[LINKED, LINKED]]), "overlap"),
+        ];
+        for (table, expected) in cases {
+            let error = parse(&table).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error:?} has no {expected:?}");
+        }
+    }
+
+    proptest! {
+        /// Words changed piece by piece are changed as by the plain rule, wherever the pieces end.
+        #[test]
+        fn pieces_make_the_whole(
+            kinds in prop::collection::vec(0..4u8, LEN / 8),
+            offset in 0..1u64 << 30,
+            cuts in prop::collection::vec(1..LEN as u64, 0..8),
+        ) {
+            let mut sets = [vec![], vec![], vec![]];
+            let mut expected: Vec<u8> = (0..LEN).map(|i| (i * 7) as u8).collect();
+            let mut bytes = expected.clone();
+            for (slot, &kind) in kinds.iter().enumerate().filter(|(_, kind)| **kind < 3) {
+                let at = slot * 8;
+                sets[usize::from(kind)].push(LINKED + at as u64);
+                let width = if kind == 0 { 8 } else { 4 };
+                let mut word = [0; 8];
+                word[..width].copy_from_slice(&expected[at..at + width]);
+                let word = u64::from_le_bytes(word);
+                let changed = if kind == 1 { word.wrapping_sub(offset) } else { word.wrapping_add(offset) };
+                expected[at..at + width].copy_from_slice(&changed.to_le_bytes()[..width]);
+            }
+            let relocs = parse(&table(&[&sets[0], &sets[1], &sets[2]])).unwrap();
+            let mut ends: Vec<u64> = cuts.iter().map(|cut| relocs.boundary(LINKED + cut)).collect();
+            ends.push(LINKED + LEN as u64);
+            ends.sort_unstable();
+            let mut start = LINKED;
+            for end in ends {
+                let piece = &mut bytes[(start - LINKED) as usize..(end - LINKED) as usize];
+                relocs.apply(offset, start, piece);
+                start = end;
+            }
+            prop_assert_eq!(bytes, expected);
+        }
+    }
 }

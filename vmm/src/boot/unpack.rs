@@ -155,3 +155,71 @@ fn zstd(payload: &[u8], out: &mut [u8]) -> io::Result<bool> {
 fn one_line(message: &str) -> String {
     message.split_whitespace().collect::<Vec<_>>().join(" ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 256 calls, as far apart in memory as they are near in code: what xz's x86 filter is for.
+    fn plain() -> Vec<u8> {
+        let call = |i: u32| {
+            let [a, b, c, d] = 0x10000u32.wrapping_sub(5 * i).to_le_bytes();
+            [0xe8, a, b, c, d, 0x48, 0x89, i.wrapping_mul(2_654_435_761) as u8]
+        };
+        (0..256).flat_map(call).collect()
+    }
+
+    /// Made by gzip -9, xz --check=crc32 --x86 --lzma2=dict=32MiB, lz4 -l -9 and zstd -19.
+    const FIXTURES: [(Format, &[u8]); 4] = [
+        (Format::Gzip, include_bytes!("fixtures/plain.gz")),
+        (Format::Xz, include_bytes!("fixtures/plain.xz")),
+        (Format::Lz4, include_bytes!("fixtures/plain.lz4")),
+        (Format::Zstd, include_bytes!("fixtures/plain.zst")),
+    ];
+
+    #[test]
+    fn unpacks_what_the_usual_tools_pack() {
+        for (format, packed) in FIXTURES {
+            assert_eq!(Format::of(packed).unwrap(), format);
+            assert_eq!(unpack(packed, plain().len()).unwrap(), plain(), "{format}");
+        }
+    }
+
+    #[test]
+    fn holds_to_the_size_that_was_promised() {
+        for (format, packed) in FIXTURES {
+            for len in [0, 1, plain().len() - 1, plain().len() + 1, 1 << 20] {
+                assert!(unpack(packed, len).is_err(), "{format} to {len}");
+            }
+        }
+    }
+
+    #[test]
+    fn finds_damage() {
+        for (format, packed) in FIXTURES {
+            for len in 0..packed.len() {
+                assert!(unpack(&packed[..len], plain().len()).is_err(), "{format} cut to {len}");
+            }
+            // A legacy LZ4 frame has no checksum.
+            if format != Format::Lz4 {
+                let mut bent = packed.to_vec();
+                bent[packed.len() / 2] ^= 0x10;
+                assert!(unpack(&bent, plain().len()).is_err(), "{format} bent");
+            }
+        }
+    }
+
+    #[test]
+    fn joined_lz4_frames_are_one() {
+        let packed = FIXTURES[2].1;
+        let twice = [packed, packed].concat();
+        assert_eq!(unpack(&twice, 2 * plain().len()).unwrap(), [plain(), plain()].concat());
+    }
+
+    #[test]
+    fn names_what_it_leaves_to_the_kernel() {
+        assert_eq!(Format::of(b"BZh91AY").unwrap(), Format::Other("bzip2"));
+        assert!(matches!(Format::of(b"\0\0\0\0\0"), Err(Error::Unknown(_))));
+        assert!(matches!(Format::of(b""), Err(Error::Unknown(_))));
+    }
+}
