@@ -30,7 +30,9 @@ const SUFFIX: &str = ".kernel";
 const TEMPORARY_SUFFIX: &str = ".tmp";
 
 /// The identity of a kernel file at one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
 #[repr(C)]
 pub struct Key {
     device: U64,

@@ -73,7 +73,7 @@ impl Elf {
         for ph in program_headers(source, size, &header, ctx)? {
             match ph.p_type {
                 PT_LOAD if ph.p_memsz > 0 => segments.push(segment(&ph, size)?),
-                PT_NOTE => notes.merge(note::read(source, size, &ph, ctx)?),
+                PT_NOTE => notes.merge(note::read(source, size, &ph)?),
                 _ => {}
             }
         }
@@ -107,13 +107,12 @@ impl Elf {
 pub fn content_end<R: ReadAt + ?Sized>(source: &R) -> Result<u64, KernelError> {
     let size = source.size()?;
     let (header, ctx) = header(source, size)?;
-    let table = |offset: u64, count: u16, entry: u16| offset + u64::from(count) * u64::from(entry);
-    let mut end = u64::from(header.e_ehsize);
+    let mut end = Header::size(ctx) as u64;
     for ph in program_headers(source, size, &header, ctx)? {
         end = end.max(file_end("an ELF segment", ph.p_offset, ph.p_filesz, size)?);
     }
     if header.e_phnum > 0 {
-        end = end.max(table(header.e_phoff, header.e_phnum, header.e_phentsize));
+        end = end.max(header.e_phoff + u64::from(header.e_phnum) * ProgramHeader::size(ctx) as u64);
     }
     if header.e_shoff != 0 && header.e_shnum > 0 {
         let sections = SectionHeader::size(ctx) as u64;
@@ -303,7 +302,10 @@ mod tests {
     fn knows_where_the_file_ends() {
         let file = ElfFile::new(MIB, vec![1; 104]);
         let bytes = file.build();
-        let longer = [&bytes[..], &[0; 40]].concat();
+        let mut longer = [&bytes[..], &[0; 40]].concat();
+        assert_eq!(content_end(&longer[..]).unwrap(), bytes.len() as u64);
+        // e_ehsize is not to be believed.
+        longer[52..54].copy_from_slice(&[0xff; 2]);
         assert_eq!(content_end(&longer[..]).unwrap(), bytes.len() as u64);
     }
 }

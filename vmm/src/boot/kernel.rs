@@ -1,6 +1,7 @@
 //! A kernel file becomes memory writes and an entry point.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use abi::layout::{CMDLINE, Range};
 use linux_loader::bootparam::setup_header;
@@ -149,7 +150,8 @@ fn load_bzimage(input: &Input<'_>, request: &Request<'_>) -> Result<Kernel, Kern
         return Err(KernelError::Memory { need: image.setup.pref_address + place.len, have: low });
     }
     let offset = if pvh { None } else { kaslr::offset(request.kaslr, &image, request.cmdline)? };
-    let (unpacked, origin) = unpacked::get(&input.file, &image, request.unpack_cache, offset.is_some())?;
+    let (unpacked, origin) =
+        unpacked::get(&input.file, &image, request.unpack_cache, offset.is_some(), SystemTime::now())?;
     let entry = match (pvh, unpacked.pvh_entry) {
         (true, Some(eip)) => Entry::Pvh { eip },
         (true, None) => return Err(KernelError::NoPvh),

@@ -1,6 +1,6 @@
 //! ELF notes: the PVH entry, and whether the kernel is Linux.
 
-use goblin::container::Ctx;
+use goblin::container::{Container, Ctx, Endian};
 use goblin::elf::note::NoteDataIterator;
 use goblin::elf::program_header::ProgramHeader;
 
@@ -33,7 +33,9 @@ impl Notes {
     /// Reads notes from the contents of a note segment aligned to `align` bytes. What cannot be parsed ends the
     /// notes.
     #[must_use]
-    pub fn parse(data: &[u8], align: u64, ctx: Ctx) -> Self {
+    pub fn parse(data: &[u8], align: u64) -> Self {
+        // Notes of ELF32 and ELF64 have the same form.
+        let ctx = Ctx::new(Container::Big, Endian::Little);
         let align = if align == 8 { 8 } else { 4 };
         let iter = NoteDataIterator { data, size: data.len(), offset: 0, ctx: (align, ctx) };
         let mut notes = Self::default();
@@ -52,18 +54,13 @@ impl Notes {
 }
 
 /// Reads the note segment that `ph` describes.
-pub fn read<R: ReadAt + ?Sized>(
-    source: &R,
-    size: u64,
-    ph: &ProgramHeader,
-    ctx: Ctx,
-) -> Result<Notes, KernelError> {
+pub fn read<R: ReadAt + ?Sized>(source: &R, size: u64, ph: &ProgramHeader) -> Result<Notes, KernelError> {
     if ph.p_filesz > MAX_LEN {
         let why = "more notes than a kernel has";
         return Err(KernelError::Field { field: "p_filesz of PT_NOTE", value: ph.p_filesz, why });
     }
     let data = read_vec(source, size, "the ELF notes", ph.p_offset, ph.p_filesz)?;
-    Ok(Notes::parse(&data, ph.p_align, ctx))
+    Ok(Notes::parse(&data, ph.p_align))
 }
 
 /// An address of 4 or 8 bytes, below 4 GiB.

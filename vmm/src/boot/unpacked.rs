@@ -26,12 +26,13 @@ pub enum Origin {
     NotKept(String),
 }
 
-/// The unpacked form of `bzimage`, which was read from `file`.
+/// The unpacked form of `bzimage`, which was read from `file` just `now`.
 pub fn get(
     file: &File,
     bzimage: &BzImage,
     cache: Option<&Path>,
     with_relocs: bool,
+    now: SystemTime,
 ) -> Result<(Image, Origin), KernelError> {
     let key = Key::new(&file.metadata()?);
     let cache = match cache.map(Cache::open) {
@@ -51,7 +52,7 @@ pub fn get(
     // What changed while it was read, or may change unnoticed, is used but not kept.
     let kept = cache.and_then(|cache| {
         let same = file.metadata().is_ok_and(|meta| Key::new(&meta) == key);
-        if !same || !key.is_settled(SystemTime::now()) {
+        if !same || !key.is_settled(now) {
             return Err("it was changed a moment ago".to_owned());
         }
         cache.put(&key, fill).map_err(|error| error.to_string())
@@ -101,4 +102,45 @@ fn is_sound(image: &Image, bzimage: &BzImage) -> bool {
         && image.pvh_entry.is_none_or(|entry| inside(entry.into(), 1))
         && image.runs.iter().all(|run| inside(run.addr.get(), run.len.get()))
         && image.runs.windows(2).all(|two| two[0].addr.get() + two[0].len.get() <= two[1].addr.get())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{OpenOptions, Permissions, read_dir};
+    use std::os::unix::fs::{FileExt, PermissionsExt};
+    use std::time::Duration;
+
+    use super::super::testing;
+    use super::*;
+
+    #[test]
+    fn a_kernel_is_unpacked_once() {
+        let folder = tempfile::Builder::new().permissions(Permissions::from_mode(0o700)).tempdir().unwrap();
+        let kernel = testing::file(&testing::bzimage(&testing::relocatable()));
+        let bzimage = BzImage::parse(&*kernel).unwrap();
+        let start = |age| {
+            let now = SystemTime::now() + Duration::from_secs(age);
+            let (image, origin) = get(&kernel, &bzimage, Some(folder.path()), true, now).unwrap();
+            assert_eq!((image.runs.len(), image.relocs.add32.len()), (3, 2));
+            origin
+        };
+        assert!(matches!(start(0), Origin::NotKept(why) if why.contains("a moment ago")));
+        assert_eq!(start(10), Origin::Unpacked);
+        assert_eq!(start(10), Origin::Cache);
+
+        // What is in the cache is used only as long as it is whole.
+        let entry = read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
+        let entry = OpenOptions::new().write(true).open(entry).unwrap();
+        let len = entry.metadata().unwrap().len();
+        entry.set_len(len - 1).unwrap();
+        assert_eq!(start(10), Origin::Unpacked);
+        assert_eq!(start(10), Origin::Cache);
+        let entry = read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
+        OpenOptions::new().write(true).open(entry).unwrap().write_all_at(b"?", 0).unwrap();
+        assert_eq!(start(10), Origin::Unpacked);
+
+        // Another file, or the same one changed, is another kernel.
+        kernel.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        assert_eq!(start(10), Origin::Unpacked);
+    }
 }

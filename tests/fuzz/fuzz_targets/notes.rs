@@ -1,0 +1,13 @@
+//! ELF notes.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use vmm::boot::note::Notes;
+
+fuzz_target!(|data: &[u8]| {
+    let Some((align, data)) = data.split_first() else { return };
+    let notes = Notes::parse(data, u64::from(*align));
+    assert_eq!(notes, Notes::parse(data, u64::from(*align)));
+    #[cfg(feature = "planted")]
+    fuzz::plant(notes.is_linux && notes.pvh_entry == Some(0x6a69_6666));
+});
