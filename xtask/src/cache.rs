@@ -1,7 +1,8 @@
 //! The cache: folders that are there whole or not at all.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -34,7 +35,11 @@ pub fn folder(ctx: &Ctx, name: &str, make: impl FnOnce(&Path) -> Result<()>) -> 
 /// Writes a file by way of a temporary one.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let folder = path.parent().context("file without a folder")?;
-    let file = tempfile::NamedTempFile::new_in(folder)
+    // For everyone whom the user's umask lets, as with any other new file.
+    let open = Permissions::from_mode(0o666);
+    let file = tempfile::Builder::new()
+        .permissions(open)
+        .tempfile_in(folder)
         .with_context(|| format!("cannot write in {}", folder.display()))?;
     fs::write(file.path(), bytes)?;
     file.persist(path).with_context(|| format!("cannot write {}", path.display()))?;
