@@ -46,5 +46,5 @@ impl Part {
 /// Where the lab's agent is; it is no part that users take away.
 #[must_use]
 pub fn agent(ctx: &Ctx) -> PathBuf {
-    ctx.target.join(TARGET).join("dist/lab-agent")
+    ctx.target.join(TARGET).join("jiffy/lab-agent")
 }

@@ -72,13 +72,13 @@ struct Program {
 /// Static, without relocations: the dynamic linker would take a quarter of the time to the guest's first instruction.
 const STATIC: &str = "-C target-feature=+crt-static -C relocation-model=static";
 const JIFFY: Program =
-    Program { package: "vmm", bin: "jiffy", profile: "dist", features: None, flags: STATIC };
+    Program { package: "vmm", bin: "jiffy", profile: "jiffy", features: None, flags: STATIC };
 const AGENT: Program =
-    Program { package: "agent", bin: "lab-agent", profile: "dist", features: None, flags: STATIC };
+    Program { package: "agent", bin: "lab-agent", profile: "jiffy", features: None, flags: STATIC };
 const FLOOR: Program =
-    Program { package: "floor", bin: "floor", profile: "dist", features: None, flags: STATIC };
+    Program { package: "floor", bin: "floor", profile: "jiffy", features: None, flags: STATIC };
 const STOPWATCH: Program =
-    Program { package: "floor", bin: "stopwatch", profile: "dist", features: None, flags: STATIC };
+    Program { package: "floor", bin: "stopwatch", profile: "jiffy", features: None, flags: STATIC };
 const INIT: Program =
     Program { package: "guest-init", bin: "jiffy-init", profile: "init", features: Some("bin"), flags: "" };
 
