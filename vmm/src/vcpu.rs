@@ -48,9 +48,9 @@ enum Command {
 }
 
 /// A vCPU on its thread.
-#[derive(Debug)]
 pub struct VcpuThread {
-    thread: JoinHandle<()>,
+    /// Gives the vCPU back at its end: a kick may come after it, and must find its memory.
+    thread: JoinHandle<Box<dyn RunVcpu>>,
     commands: Sender<Command>,
     kicker: Kicker,
 }
@@ -75,7 +75,7 @@ impl VcpuThread {
         let own = kicker.clone();
         let thread = std::thread::Builder::new().name(format!("vcpu{id}")).spawn(move || {
             if paused && matches!(obey(&vcpu, &received, true), Obeyed::Stop) {
-                return;
+                return Box::new(vcpu) as Box<dyn RunVcpu>;
             }
             if id == 0 {
                 timeline.step(Step::FirstRun);
@@ -85,6 +85,7 @@ impl VcpuThread {
                 report(stopped);
                 wait(&vcpu, &received);
             }
+            Box::new(vcpu)
         })?;
         Ok(Self { thread, commands, kicker })
     }
@@ -109,7 +110,7 @@ impl VcpuThread {
         self.command(Command::Stop);
     }
 
-    /// Waits for the thread's end, which destroys the vCPU.
+    /// Waits for the thread's end, and destroys the vCPU.
     pub fn join(self) {
         // A thread that panicked has ended the process.
         let _ = self.thread.join();

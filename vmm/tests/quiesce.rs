@@ -1,4 +1,5 @@
 //! Pausing, saving and restoring, with a guest on this host's KVM (software mode is enough).
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -104,6 +105,23 @@ fn pauses_a_thousand_times_and_nothing_moves() {
     }
     vm.wait_beyond(last);
     vm.end();
+}
+
+/// Ends a guest while it ends itself: the owner's commands meet threads that are just going.
+#[test]
+fn ends_cleanly_a_hundred_times() {
+    if !has_kvm() {
+        return;
+    }
+    for _ in 0..100 {
+        let vm = boot(2);
+        // mov dx, ACPI_SLEEP_CONTROL; mov al, 0x34; out dx, al; jmp $
+        vm.memory.write(CODE.into(), &[0x66, 0xba, 0x00, 0x06, 0xb0, 0x34, 0xee, 0xeb, 0xfe]).unwrap();
+        vm.handle.end(libc::SIGTERM as u8);
+        let outcome = vm.thread.join().unwrap().unwrap();
+        let expected = [Outcome::PowerOff { status: None }, Outcome::Killed { signal: libc::SIGTERM as u8 }];
+        assert!(expected.contains(&outcome), "{outcome}");
+    }
 }
 
 #[test]

@@ -112,8 +112,9 @@ impl Kicker {
     }
 
     fn set(&self, value: u8) {
-        // SAFETY: `run` points into the vCPU's `kvm_run` mapping, which lives as long as the vCPU, and the vCPU's
-        // thread is joined before its kicker is dropped; or into `_own`.
+        // SAFETY: `run` points into `_own`, or into the vCPU's `kvm_run` mapping, which lives as long as the vCPU:
+        // `kick` takes the handle of the thread that gives the vCPU back when it is joined, and the thread itself
+        // has the vCPU.
         unsafe { &*self.flag.run }.store(value, Ordering::SeqCst);
     }
 
@@ -131,7 +132,7 @@ impl Kicker {
 
     /// Makes the vCPU that `thread` runs come back. The flag closes the gap between a thread's last look and
     /// `KVM_RUN`; the signal brings it out of the guest.
-    pub fn kick<T>(&self, thread: &JoinHandle<T>) {
+    pub fn kick(&self, thread: &JoinHandle<Box<dyn RunVcpu>>) {
         self.set(1);
         // SAFETY: the handle is not joined, so its thread id is valid; the signal's handler does nothing.
         unsafe { libc::pthread_kill(thread.as_pthread_t(), libc::SIGUSR1) };
