@@ -65,6 +65,9 @@ unsafe impl Sync for Heap {}
 // SAFETY: blocks are cut from `memory` one after the other, each aligned and used once, except that the last one
 // may grow in place.
 unsafe impl GlobalAlloc for Heap {
+    /// # Safety
+    ///
+    /// As the trait says.
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: nothing else refers to `used` while this runs.
         let used = unsafe { &mut *self.used.get() };
@@ -76,8 +79,14 @@ unsafe impl GlobalAlloc for Heap {
         self.memory.get().cast::<u8>().wrapping_add(start)
     }
 
+    /// # Safety
+    ///
+    /// As the trait says.
     unsafe fn dealloc(&self, _: *mut u8, _: Layout) {}
 
+    /// # Safety
+    ///
+    /// As the trait says.
     unsafe fn realloc(&self, old: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         // SAFETY: nothing else refers to `used` while this runs.
         let used = unsafe { &mut *self.used.get() };
