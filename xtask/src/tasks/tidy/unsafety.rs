@@ -16,8 +16,25 @@ pub fn check(tree: &Tree) -> Vec<Finding> {
 fn unsafe_without_comment(source: &Source) -> Vec<Finding> {
     let tokens = tokens(&source.code);
     let mut findings = Vec::new();
-    for (i, token) in tokens.iter().enumerate().filter(|(_, t)| t.text == "unsafe") {
+    let mut depth = 0_usize;
+    // Brace depth of the `unsafe impl` that is open: its functions have the contract of the trait's.
+    let mut implementing = None;
+    for (i, token) in tokens.iter().enumerate() {
+        match token.text {
+            "{" => depth += 1,
+            "}" => {
+                depth = depth.saturating_sub(1);
+                implementing = implementing.filter(|outer| *outer != depth);
+            }
+            _ => {}
+        }
+        if token.text != "unsafe" {
+            continue;
+        }
         let next = tokens.get(i + 1).map_or("", |t| t.text);
+        if next == "impl" {
+            implementing = Some(depth);
+        }
         // A declaration with a contract (`unsafe fn`, `unsafe trait`), or something that relies on one?
         let (marker, mend) = match next {
             "{" | "impl" => ("SAFETY:", "say above it why it is sound: `// SAFETY: …`"),
@@ -27,7 +44,8 @@ fn unsafe_without_comment(source: &Source) -> Vec<Finding> {
             _ => continue,
         };
         let is_type = next == "fn" && tokens.get(i + 2).is_some_and(|t| t.text == "(");
-        if !is_type && !commented(source, token.line, marker) {
+        let inherited = next == "fn" && implementing.is_some();
+        if !is_type && !inherited && !commented(source, token.line, marker) {
             findings.push(Finding::at(
                 source,
                 token.line,
@@ -113,6 +131,9 @@ mod tests {
         assert_eq!(lines("pub unsafe fn f() {}", unsafe_without_comment), [1]);
         assert_eq!(lines("type F = unsafe fn(u8);", unsafe_without_comment), none);
         assert_eq!(lines("unsafe impl Send for X {}", unsafe_without_comment), [1]);
+        let implementation =
+            "// SAFETY: a\nunsafe impl A for X {\n unsafe fn a() { b() }\n}\nunsafe fn c() {}";
+        assert_eq!(lines(implementation, unsafe_without_comment), [5]);
         assert_eq!(lines("// unsafe { }\nlet s = \"unsafe {\";", unsafe_without_comment), none);
     }
 
