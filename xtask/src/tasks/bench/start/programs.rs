@@ -117,19 +117,21 @@ impl Program {
         let mark = match self {
             Self::FloorC | Self::Floor => floor_mark(&record.stdout),
             Self::Jiffy => jiffy_mark(&record.stderr).map(|mark| Mark { at: record.start + mark.at, ..mark }),
-            Self::Qemu => record.first_output.map(|at| Mark { at, cpu: None }),
+            Self::Qemu => record.first_output.map(|at| Mark { at, cpu: None, parts: Vec::new() }),
         };
         mark.with_context(|| format!("no mark; {}", said()))
     }
 }
 
 /// When a guest marked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mark {
     /// Nanoseconds of `CLOCK_MONOTONIC`.
     pub at: i64,
     /// Nanoseconds of CPU time of the process.
     pub cpu: Option<i64>,
+    /// What these were used for, where the program says so.
+    pub parts: Vec<(String, i64)>,
 }
 
 /// What `stopwatch` says of a run.
@@ -146,7 +148,7 @@ pub struct Record {
 /// Reads `mark NS CPU_NS`.
 fn floor_mark(said: &str) -> Option<Mark> {
     let mut words = said.strip_prefix("mark ")?.split_whitespace().map(str::parse);
-    Some(Mark { at: words.next()?.ok()?, cpu: Some(words.next()?.ok()?) })
+    Some(Mark { at: words.next()?.ok()?, cpu: Some(words.next()?.ok()?), parts: Vec::new() })
 }
 
 /// Reads the timeline; its times begin with the run.
@@ -164,7 +166,8 @@ fn jiffy_mark(said: &str) -> Option<Mark> {
     let timeline: Timeline = serde_json::from_str(said.lines().find(|line| line.starts_with('{'))?).ok()?;
     let mark = timeline.rows.iter().position(|row| row.event == "mark")?;
     let rows = &timeline.rows[..=mark];
-    Some(Mark { at: rows[mark].at_ns, cpu: rows.iter().map(|row| row.cpu_ns).sum() })
+    let parts = rows.iter().filter_map(|row| Some((row.event.clone(), row.cpu_ns?))).collect();
+    Some(Mark { at: rows[mark].at_ns, cpu: rows.iter().map(|row| row.cpu_ns).sum(), parts })
 }
 
 #[cfg(test)]
@@ -173,7 +176,10 @@ mod tests {
 
     #[test]
     fn marks_are_read() {
-        assert_eq!(floor_mark("mark 12 3\n"), Some(Mark { at: 12, cpu: Some(3) }));
+        let mark = |at, cpu, parts: &[(&str, i64)]| {
+            Some(Mark { at, cpu, parts: parts.iter().map(|(name, ns)| ((*name).to_owned(), *ns)).collect() })
+        };
+        assert_eq!(floor_mark("mark 12 3\n"), mark(12, Some(3), &[]));
         assert_eq!(floor_mark("mark 12\n"), None);
         let timeline = |cpu: &str| {
             format!(
@@ -183,8 +189,8 @@ mod tests {
             )
             .replace('\n', "")
         };
-        assert_eq!(jiffy_mark(&timeline(r#","cpu_ns":2"#)), Some(Mark { at: 9, cpu: Some(5) }));
-        assert_eq!(jiffy_mark(&timeline("")), Some(Mark { at: 9, cpu: None }));
+        assert_eq!(jiffy_mark(&timeline(r#","cpu_ns":2"#)), mark(9, Some(5), &[("exec", 3), ("mark", 2)]));
+        assert_eq!(jiffy_mark(&timeline("")), mark(9, None, &[("exec", 3)]));
         assert_eq!(jiffy_mark("{}"), None);
     }
 }

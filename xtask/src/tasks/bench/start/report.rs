@@ -39,6 +39,9 @@ fn write(to: &mut String, figures: &Figures, targets: &[Target]) -> std::fmt::Re
     for one in &figures.nested {
         let (mark, busy, reaped) = (one.mark, one.busy, one.reaped);
         writeln!(to, "{:>9}  {:<20} {mark:>12.3} {busy:>8.3} {reaped:>14.3}", "", one.program.name())?;
+        for (name, busy) in &one.parts {
+            writeln!(to, "{:>9}    {name:<18} {:>12} {busy:>8.3}", "", "")?;
+        }
     }
     if !figures.memory.is_empty() {
         writeln!(to, "\nIdle, 128 MiB, beside guest RAM, kB\n")?;
