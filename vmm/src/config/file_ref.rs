@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde::de::{Deserialize, Deserializer};
@@ -93,12 +93,6 @@ fn duplicate(fd: RawFd) -> io::Result<File> {
     Ok(File::from(borrowed.try_clone_to_owned()?))
 }
 
-impl From<&Path> for FileRef {
-    fn from(path: &Path) -> Self {
-        Self::Path(path.to_path_buf())
-    }
-}
-
 impl FromStr for FileRef {
     type Err = ValueError;
 
@@ -141,7 +135,7 @@ mod tests {
         let path = dir.path().join("a");
         std::fs::write(&path, "hello").unwrap();
         let held = File::open(&path).unwrap();
-        for file in [FileRef::from(path.as_path()), FileRef::Fd(held.as_raw_fd())] {
+        for file in [FileRef::Path(path), FileRef::Fd(held.as_raw_fd())] {
             let mut text = String::new();
             file.open().unwrap().read_to_string(&mut text).unwrap();
             assert_eq!(text, "hello", "{file}");
