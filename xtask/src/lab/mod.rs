@@ -219,3 +219,48 @@ fn last_lines(bytes: &[u8]) -> String {
     let shown = &lines[lines.len().saturating_sub(COUNT)..];
     if shown.is_empty() { "  (nothing)".to_owned() } else { format!("  {}", shown.join("\n  ")) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ctx(place: &Path) -> Ctx {
+        Ctx { root: place.into(), target: place.into(), cache: place.into(), verbose: false }
+    }
+
+    #[test]
+    fn steps_on_this_host() {
+        let place = tempfile::tempdir().unwrap();
+        let given = place.path().join("given");
+        std::fs::write(&given, "content").unwrap();
+        let mut lab = Lab::new(Way::Native);
+        lab.file("word", &given);
+        let steps = [
+            step("first", ["/bin/sh", "-c", "cat {word}; echo trouble >&2; echo kept >{out}/file; exit 9"]),
+            step("absent", ["/nowhere/at/all"]),
+            step("last", ["/bin/sh", "-c", "ls {out}"]),
+        ];
+        let report = lab.run(&ctx(place.path()), &steps).unwrap();
+        let [first, absent, last] = report.steps.as_slice() else { panic!("three steps") };
+        assert_eq!((first.name.as_str(), &first.status), ("first", &Status::Exited(9)));
+        assert_eq!((first.stdout.as_slice(), first.stderr.as_slice()), (&b"content"[..], &b"trouble\n"[..]));
+        assert_eq!(first.files, BTreeMap::from([("file".to_owned(), b"kept\n".to_vec())]));
+        assert!(matches!(absent.status, Status::NotStarted(_)));
+        assert_eq!((&last.status, last.stdout.as_slice()), (&Status::Exited(0), &b""[..]));
+        assert!(report.ready_ns <= first.started_ns && first.ended_ns <= last.started_ns);
+    }
+
+    #[test]
+    fn a_broken_lab_says_where_it_was() {
+        let mut gather = Gather::new(&[step("one", [""]), step("two", [""])]);
+        let end = agent::StepEnd { status: Status::Exited(0), started_ns: 1, ended_ns: 2, cpu_us: 3 };
+        gather.event(0, Event::End(end));
+        gather.event(1, Event::Stdout(b"\r\nline one\r\nline two\r\n".to_vec()));
+        gather.event(7, Event::Stdout(b"no such step".to_vec()));
+        assert_eq!(gather.whereabouts(), "in step \"two\", which had said:\n  line one\n  line two");
+        assert_eq!(
+            gather.finish().unwrap_err().to_string(),
+            "the lab said that it was done, yet step \"two\" did not end"
+        );
+    }
+}
