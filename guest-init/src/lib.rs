@@ -52,10 +52,10 @@ where
     S: Iterator<Item = &'static CStr> + Clone,
 {
     let ports = Ports::announced();
-    if let Some(ports) = &ports {
-        ports.mark(abi::timeline::Mark::INIT_START);
-    }
     if rustix::process::getpid().is_init() {
+        if let Some(ports) = &ports {
+            ports.mark(abi::timeline::Mark::INIT_START);
+        }
         init::run(ports, args, environment);
     }
     match args.nth(1).map(CStr::to_bytes) {

@@ -14,7 +14,16 @@ use crate::interrupt::InterruptLine;
 use crate::state::{self, Saved};
 
 /// How many ports it has.
-const LEN: usize = 8;
+const LEN: u64 = 8;
+/// Registers, and bits in them, that tell whether the guest listens.
+const IER: u64 = 1;
+const IER_RDA: u8 = 1 << 0;
+const LCR: u64 = 3;
+const LCR_DLAB: u8 = 1 << 7;
+const LSR: u64 = 5;
+/// So many reads of the line status in a row are a guest that polls for input. One that sends reads it once a byte,
+/// since the transmitter is always ready.
+const POLLING: u8 = 16;
 
 struct Line(Arc<dyn InterruptLine>);
 
@@ -41,9 +50,33 @@ impl SerialEvents for InputRoom {
 
 type Model = Serial<Line, InputRoom, ConsoleOutput>;
 
+/// Whether the guest listens. A driver that starts empties the receiver: what came before that would be lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Listening {
+    now: bool,
+    status_reads: u8,
+    divisor_latch: bool,
+}
+
+impl Listening {
+    fn read(&mut self, port: u64) {
+        self.status_reads = if port == LSR { self.status_reads.saturating_add(1) } else { 0 };
+        self.now |= self.status_reads >= POLLING;
+    }
+
+    fn write(&mut self, port: u64, value: u8) {
+        self.status_reads = 0;
+        match port {
+            LCR => self.divisor_latch = value & LCR_DLAB != 0,
+            IER if !self.divisor_latch => self.now |= value & IER_RDA != 0,
+            _ => {}
+        }
+    }
+}
+
 /// The serial port.
 pub struct SerialPort {
-    model: Mutex<Model>,
+    model: Mutex<(Model, Listening)>,
     line: Arc<dyn InterruptLine>,
     output: ConsoleOutput,
     room: Arc<EventFd>,
@@ -61,6 +94,7 @@ struct SerialPortState {
     modem_status: u8,
     scratch: u8,
     input: Vec<u8>,
+    listening: Listening,
 }
 
 impl Saved for SerialPortState {
@@ -74,16 +108,17 @@ impl SerialPort {
         let room = Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?);
         let model =
             Serial::with_events(Line(Arc::clone(&line)), InputRoom(Arc::clone(&room)), output.clone());
-        Ok(Self { model: Mutex::new(model), line, output, room })
+        Ok(Self { model: Mutex::new((model, Listening::default())), line, output, room })
     }
 
-    /// How many bytes of input it can take now.
+    /// How many bytes of input it can take now; none before the guest listens.
     #[must_use]
     pub fn input_room(&self) -> usize {
-        self.model().fifo_capacity()
+        let (model, listening) = &*self.model();
+        if listening.now { model.fifo_capacity() } else { 0 }
     }
 
-    /// Readable when the guest has read all input.
+    /// Readable when the guest has read all input, or begun to listen.
     #[must_use]
     pub fn room_event(&self) -> &Arc<EventFd> {
         &self.room
@@ -94,44 +129,59 @@ impl SerialPort {
     pub fn input(&self, bytes: &[u8]) {
         // Fails where there is no room (we asked) or where the interrupt cannot be raised; the guest still finds
         // the bytes when it looks.
-        let _ = self.model().enqueue_raw_bytes(bytes);
+        let _ = self.model().0.enqueue_raw_bytes(bytes);
     }
 
-    fn model(&self) -> MutexGuard<'_, Model> {
+    /// Wakes the worker when the guest has begun to listen.
+    fn tell(&self, before: bool, now: bool) {
+        if now && !before {
+            let _ = self.room.write(1);
+        }
+    }
+
+    fn model(&self) -> MutexGuard<'_, (Model, Listening)> {
         self.model.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl BusDevice for SerialPort {
     fn read(&self, offset: u64, data: &mut [u8]) {
-        let mut model = self.model();
-        for (port, byte) in (offset..LEN as u64).zip(data) {
+        let (model, listening) = &mut *self.model();
+        let before = listening.now;
+        for (port, byte) in (offset..LEN).zip(data) {
             *byte = model.read(port as u8);
+            listening.read(port);
         }
+        self.tell(before, listening.now);
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Effect {
-        let mut model = self.model();
-        for (port, &byte) in (offset..LEN as u64).zip(data) {
+        let (model, listening) = &mut *self.model();
+        let before = listening.now;
+        for (port, &byte) in (offset..LEN).zip(data) {
             // Output never fails (it is queued or counted as lost); an interrupt that cannot be raised is one
             // that the guest polls for.
             let _ = model.write(port as u8, byte);
+            listening.write(port, byte);
         }
+        self.tell(before, listening.now);
         Effect::None
     }
 
     fn save(&self) -> Option<Vec<u8>> {
         let Self { model: _, line: _, output: _, room: _ } = self;
-        Some(state::encode(&SerialPortState::from(self.model().state())))
+        let (model, listening) = &*self.model();
+        Some(state::encode(&SerialPortState { listening: *listening, ..model.state().into() }))
     }
 
     fn restore(&self, saved: &[u8]) -> Result<(), state::Error> {
-        let state = state::decode::<SerialPortState>(saved)?.into();
+        let saved: SerialPortState = state::decode(saved)?;
+        let listening = saved.listening;
         let (line, room) = (Line(Arc::clone(&self.line)), InputRoom(Arc::clone(&self.room)));
         // Refuses state that holds more input than fits.
-        let model = Serial::from_state(&state, line, room, self.output.clone())
+        let model = Serial::from_state(&saved.into(), line, room, self.output.clone())
             .map_err(|_| state::Error::Damaged { name: SerialPortState::NAME })?;
-        *self.model() = model;
+        *self.model() = (model, listening);
         Ok(())
     }
 }
@@ -160,6 +210,7 @@ impl From<SerialState> for SerialPortState {
             modem_status,
             scratch,
             input: in_buffer,
+            listening: Listening::default(),
         }
     }
 }
@@ -176,6 +227,7 @@ impl From<SerialPortState> for SerialState {
             modem_status,
             scratch,
             input: in_buffer,
+            listening: _,
         } = state;
         Self {
             baud_divisor_low,
@@ -215,17 +267,45 @@ mod tests {
         port.write(0, b"x");
         assert_eq!(output.take(), b"x");
         port.read(0, &mut byte);
-        assert_eq!(port.room_event().read().unwrap(), 1, "all input is read");
+        assert_eq!(port.room_event().read().unwrap(), 2, "it listens, and has read all input");
+    }
+
+    #[test]
+    fn waits_for_a_guest_that_listens() {
+        let (port, ..) = port();
+        port.write(3, &[0x80]);
+        port.write(1, &[0x01]);
+        assert_eq!(port.input_room(), 0, "that was the divisor");
+        port.write(3, &[0x03]);
+        port.write(1, &[0x02]);
+        assert_eq!(port.input_room(), 0, "it only sends");
+        port.write(1, &[0x05]);
+        assert!(port.input_room() > 0);
+    }
+
+    #[test]
+    fn a_guest_that_polls_listens_too() {
+        let (port, ..) = port();
+        for _ in 0..100 {
+            port.read(5, &mut [0]);
+            port.write(0, b"x");
+        }
+        assert_eq!(port.input_room(), 0, "it only sends");
+        for _ in 0..POLLING {
+            port.read(5, &mut [0]);
+        }
+        assert!(port.input_room() > 0);
     }
 
     #[test]
     fn input_is_bounded() {
         let (port, ..) = port();
+        port.write(1, &[IER_RDA]);
         let room = port.input_room();
         port.input(&vec![b'a'; room]);
         assert_eq!(port.input_room(), 0);
         port.input(b"b");
-        assert_eq!(port.model().state().in_buffer.len(), room);
+        assert_eq!(port.model().0.state().in_buffer.len(), room);
     }
 
     #[test]
@@ -244,7 +324,7 @@ mod tests {
     #[test]
     fn state_that_cannot_be_is_refused() {
         let (port, ..) = port();
-        let mut state = SerialPortState::from(port.model().state());
+        let mut state = SerialPortState::from(port.model().0.state());
         state.input = vec![0; 1000];
         assert!(port.restore(&state::encode(&state)).is_err());
     }
