@@ -10,7 +10,7 @@ use vmm_sys_util::signal::{create_sigset, register_signal_handler};
 /// The signals that end a VM.
 const ENDING: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
 
-/// The signals of [`ENDING`], blocked for all threads that are started from now on, and readable here.
+/// SIGINT, SIGTERM and SIGHUP, blocked for all threads that are started from now on, and readable here.
 #[derive(Debug)]
 pub struct Signals(File);
 
