@@ -67,11 +67,10 @@ impl Args {
     }
 }
 
-/// What the guest is made of.
-struct Guest {
-    kernel: PathBuf,
-    initrd: PathBuf,
-    firmware: Option<PathBuf>,
+/// What the guest starts.
+enum Guest {
+    Linux { kernel: PathBuf, initrd: PathBuf },
+    Firmware(PathBuf),
 }
 
 /// Builds, fetches, boots; the exit status is the guest's.
@@ -105,6 +104,11 @@ fn choose(ctx: &Ctx) -> Result<Place> {
 }
 
 fn prepare(ctx: &Ctx, args: &Args, place: Place, folder: &Path) -> Result<Guest> {
+    if args.firmware != Path::new("none") {
+        ensure!(args.exec.is_empty(), "--exec needs a kernel, --firmware starts none");
+        ensure!(args.firmware.is_file(), "--firmware {}: no such file", args.firmware.display());
+        return Ok(Guest::Firmware(args.firmware.clone()));
+    }
     let kernel = if args.kernel == Path::new("debian") {
         let kernel = Kernel::debian(ctx)?;
         eprintln!("guest kernel: Debian's {} ({})", kernel.release, kernel.package.record.version);
@@ -129,19 +133,18 @@ fn prepare(ctx: &Ctx, args: &Args, place: Place, folder: &Path) -> Result<Guest>
     }
     let initrd = folder.join("initrd");
     fs::write(&initrd, cpio.build()?)?;
-    let firmware = Some(args.firmware.clone()).filter(|path| path != Path::new("none"));
-    Ok(Guest { kernel, initrd, firmware })
+    Ok(Guest::Linux { kernel, initrd })
 }
 
 /// Arguments for `jiffy`, with files and the time of the start where the caller says that they are.
 fn jiffy_args(args: &Args, guest: &Guest, file: impl Fn(&Path, &str) -> String, origin: &str) -> Vec<String> {
     let mut all = vec!["run".to_owned()];
     let mut flag = |name: &str, value: String| all.extend([format!("--{name}"), value]);
-    match &guest.firmware {
-        Some(rom) => flag("firmware", file(rom, "firmware")),
-        None => {
-            flag("kernel", file(&guest.kernel, "kernel"));
-            flag("initrd", file(&guest.initrd, "initrd"));
+    match guest {
+        Guest::Firmware(rom) => flag("firmware", file(rom, "firmware")),
+        Guest::Linux { kernel, initrd } => {
+            flag("kernel", file(kernel, "kernel"));
+            flag("initrd", file(initrd, "initrd"));
         }
     }
     flag("timeline-origin", origin.to_owned());
@@ -166,9 +169,9 @@ fn nested(ctx: &Ctx, args: &Args, guest: &Guest) -> Result<u8> {
     build::agent(ctx)?;
     let mut lab = Lab::new(Way::Nested(Speed::Functional));
     lab.file("jiffy", &built::JIFFY.path(ctx)?);
-    match &guest.firmware {
-        Some(rom) => lab.file("firmware", rom),
-        None => lab.file("kernel", &guest.kernel).file("initrd", &guest.initrd),
+    match guest {
+        Guest::Firmware(rom) => lab.file("firmware", rom),
+        Guest::Linux { kernel, initrd } => lab.file("kernel", kernel).file("initrd", initrd),
     };
     lab.forward_stdin = true;
     let words = std::iter::once("{jiffy}".to_owned()).chain(jiffy_args(
@@ -203,9 +206,9 @@ fn qemu(ctx: &Ctx, args: &Args, guest: &Guest) -> Result<u8> {
     // a reset, which ends QEMU, stands for power-off.
     const MICROVM: &str = "microvm,acpi=off";
     const CMDLINE: &str = "console=ttyS0 quiet loglevel=1 panic=-1 reboot=t";
-    let machine = match &guest.firmware {
-        Some(rom) => Machine::with_firmware(MICROVM, rom.clone()),
-        None => Machine::new(MICROVM, guest.kernel.clone(), guest.initrd.clone(), CMDLINE),
+    let machine = match guest {
+        Guest::Firmware(rom) => Machine::with_firmware(MICROVM, rom.clone()),
+        Guest::Linux { kernel, initrd } => Machine::new(MICROVM, kernel.clone(), initrd.clone(), CMDLINE),
     };
     let deadline = Duration::from_secs(args.deadline.into());
     let ended = machine.boot(ctx, Input::Terminal, deadline, |bytes| {
