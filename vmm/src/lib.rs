@@ -28,7 +28,7 @@ pub mod vcpu;
 
 pub mod machine;
 
-pub mod control;
 pub mod open;
 
+pub mod control;
 pub mod cli;
