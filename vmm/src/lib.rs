@@ -31,4 +31,5 @@ pub mod machine;
 pub mod open;
 
 pub mod control;
+
 pub mod cli;
