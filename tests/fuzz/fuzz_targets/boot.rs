@@ -41,6 +41,9 @@ fuzz_target!(|data: &[u8]| {
         write.place(&slice).expect("as long as it was");
     }
     #[cfg(feature = "planted")]
-    fuzz::plant(matches!(state.cpu, BootCpu::Protected { eip: 0x0010_0042, .. }));
+    fuzz::plant(&match state.cpu {
+        BootCpu::Protected { eip, .. } => [true, eip != 0x10_0010 && eip != 0x100_0010],
+        _ => [false; 2],
+    });
     assert!(!matches!(state.cpu, BootCpu::Reset));
 });

@@ -18,5 +18,5 @@ fuzz_target!(|data: &[u8]| {
         assert!(len as u64 <= u64::from(image.setup.init_size));
     }
     #[cfg(feature = "planted")]
-    fuzz::plant({ image.setup.cmdline_size } == 0x6a69_6666);
+    fuzz::plant(&[{ image.setup.cmdline_size } != 2047, { image.setup.initrd_addr_max } != 0x7fff_ffff]);
 });

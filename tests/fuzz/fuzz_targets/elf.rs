@@ -15,5 +15,5 @@ fuzz_target!(|data: &[u8]| {
     }
     assert!(elf.segments.windows(2).all(|two| two[0].end() <= two[1].addr));
     #[cfg(feature = "planted")]
-    fuzz::plant(elf.segments.len() == 2 && elf.notes.pvh_entry == Some(0x6a69_6666));
+    fuzz::plant(&[elf.is_64bit, elf.entry != elf.extent().0, elf.notes == Default::default()]);
 });
