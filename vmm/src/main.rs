@@ -1,9 +1,16 @@
-//! The `jiffy` command.
+//! The `jiffy` command. It is entered by the C library: what std does before its own `main` (it reads
+//! `/proc/self/maps`, and prepares messages about stack overflows, in every thread) is a tenth of a start.
+#![no_main]
+#![allow(unsafe_code, reason = "the C library calls `main`, and has settings that only C can make")]
 
-use std::io::Write;
-use std::process::ExitCode;
+use std::ffi::{c_char, c_int};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::IntoRawFd;
 use std::sync::Arc;
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::stdio::{stderr, stdin, stdout};
 use vmm::cli::{self, Command};
 use vmm::config::{TimelineMode, VmSpec};
 use vmm::devices::console::Terminal;
@@ -11,22 +18,49 @@ use vmm::outcome::FAILURE;
 use vmm::timeline::{Clock, HostClock, Stamp, Step, Style, Timeline};
 use vmm::{control, kvm};
 
-fn main() -> ExitCode {
+#[unsafe(no_mangle)]
+extern "C" fn main(_: c_int, _: *const *const c_char) -> c_int {
+    let start = HostClock.stamp();
+    prepare();
+    let code = match cli::parse(std::env::args_os()) {
+        Ok(Command::Run(spec)) => run(&spec, start),
+        Ok(Command::Print(text)) => print(&text),
+        Ok(Command::Probe { json }) => print(&kvm::Probe::run().describe(json)),
+        Err(e) => fail(&e.to_string()),
+    };
+    code.into()
+}
+
+/// What the process needs before anything else.
+fn prepare() {
     std::panic::set_hook(Box::new(|panic| {
         Terminal::restore();
         eprintln!("jiffy: internal error, please report it: {panic}");
         std::process::exit(FAILURE.into());
     }));
-    let start = HostClock.stamp();
-    match cli::parse(std::env::args_os()) {
-        Ok(Command::Run(spec)) => run(&spec, start),
-        Ok(Command::Print(text)) => print(&text),
-        Ok(Command::Probe { json }) => print(&kvm::Probe::run().describe(json)),
-        Err(e) => fail(&e.to_string()),
+    // A reader that is gone is an error of the write.
+    // SAFETY: no handler is installed, and no other thread runs.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+    // One heap for all threads: an arena of its own costs each of them six system calls.
+    // SAFETY: no other thread runs.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+    occupy_standard_streams();
+}
+
+/// Gives standard streams that are closed to `/dev/null`, so that no file of ours takes their numbers.
+fn occupy_standard_streams() {
+    let mut streams =
+        [stdin(), stdout(), stderr()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::empty()));
+    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    if poll(&mut streams, Some(&now)).is_ok_and(|ready| ready > 0) {
+        for _ in streams.iter().filter(|stream| stream.revents().contains(PollFlags::NVAL)) {
+            // The lowest free number is the one of the first closed stream.
+            let _ = File::options().read(true).write(true).open("/dev/null").map(IntoRawFd::into_raw_fd);
+        }
     }
 }
 
-fn run(spec: &VmSpec, start: Stamp) -> ExitCode {
+fn run(spec: &VmSpec, start: Stamp) -> u8 {
     let on = spec.timeline != TimelineMode::Off || spec.result.is_some();
     let timeline = Arc::new(Timeline::new(HostClock, start, spec.timeline_origin, on));
     timeline.step(Step::ConfigRead);
@@ -49,28 +83,29 @@ fn run(spec: &VmSpec, start: Stamp) -> ExitCode {
         // A report is plain data and always serialises.
         TimelineMode::Json => eprintln!("{}", serde_json::to_string(&report.timeline).unwrap_or_default()),
     }
-    ExitCode::from(report.exit_code)
+    report.exit_code
 }
 
 /// As wide as the terminal, and in ASCII where the locale does not promise UTF-8.
 fn style() -> Style {
-    let width = rustix::termios::tcgetwinsize(std::io::stderr()).map_or(0, |size| usize::from(size.ws_col));
+    let width = rustix::termios::tcgetwinsize(io::stderr()).map_or(0, |size| usize::from(size.ws_col));
     let locale =
         ["LC_ALL", "LC_CTYPE", "LANG"].iter().filter_map(std::env::var_os).find(|value| !value.is_empty());
     let utf8 = locale.is_none_or(|l| l.to_string_lossy().to_lowercase().replace('-', "").ends_with("utf8"));
     Style { width: if width == 0 { 100 } else { width }, ascii: !utf8 }
 }
 
-fn print(text: &str) -> ExitCode {
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Ok(()) => ExitCode::SUCCESS,
+fn print(text: &str) -> u8 {
+    let mut stdout = io::stdout();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => 0,
         // The reader has seen enough.
-        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => 0,
         Err(e) => fail(&format!("standard output: {e}")),
     }
 }
 
-fn fail(message: &str) -> ExitCode {
+fn fail(message: &str) -> u8 {
     eprintln!("jiffy: {message}");
-    ExitCode::from(FAILURE)
+    FAILURE
 }

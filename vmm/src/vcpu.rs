@@ -6,6 +6,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
 
 use crate::bus::{Bus, Effect};
+use crate::devices::worker::STACK;
 use crate::kvm::{self, Exit, Fault, Kicker, RunVcpu, VcpuState};
 use crate::timeline::{Step, Timeline};
 
@@ -73,7 +74,8 @@ impl VcpuThread {
         let (commands, received) = mpsc::channel();
         let kicker = vcpu.kicker();
         let own = kicker.clone();
-        let thread = std::thread::Builder::new().name(format!("vcpu{id}")).spawn(move || {
+        let builder = std::thread::Builder::new().name(format!("vcpu{id}")).stack_size(STACK);
+        let thread = builder.spawn(move || {
             if paused && matches!(obey(&vcpu, &received, true), Obeyed::Stop) {
                 return Box::new(vcpu) as Box<dyn RunVcpu>;
             }

@@ -8,6 +8,9 @@ use std::thread::JoinHandle;
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use vmm_sys_util::eventfd::EventFd;
 
+/// Bytes of stack for each thread: ample, and less than the huge page that a default stack would begin with.
+pub const STACK: usize = 256 << 10;
+
 /// Something that reacts to descriptors.
 pub trait Source: MutEventSubscriber + Send {
     /// Brings what was begun to an end; nothing is begun after it. Called before the worker stops for good.

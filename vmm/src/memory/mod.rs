@@ -1,7 +1,8 @@
 //! Guest memory: regions, their backing, and the one path by which the VMM writes to it.
 
-mod dirty;
 pub mod layout;
+mod mapping;
+mod pages;
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
@@ -9,15 +10,18 @@ use std::sync::Arc;
 
 use abi::layout::Range;
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
-use vm_memory::bitmap::{NewBitmap, RefSlice};
+use rustix::mm::MapFlags;
+use vm_memory::bitmap::RefSlice;
+use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{
     Address, Bytes, FileOffset, GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend,
     GuestMemoryError, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap, MmapRegion, VolatileSlice,
 };
 
 use crate::config::{HugePages, MemorySpec};
-pub use dirty::{DirtyPages, PAGE};
 use layout::RamLayout;
+use mapping::{HUGE_PAGE, Mapping};
+pub use pages::{PAGE, Pages};
 
 /// Guest memory that could not be had, or not be reached.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +59,7 @@ fn hint(huge: HugePages) -> &'static str {
 }
 
 /// What a device or a loader sees of the map at one moment.
-pub type Map = GuestMemoryMmap<DirtyPages>;
+pub type Map = GuestMemoryMmap<Pages>;
 
 /// Guest memory. Clones share it; the map behind them can be exchanged while the guest runs.
 #[derive(Clone, Debug)]
@@ -94,7 +98,7 @@ impl Memory {
     /// The regions, for KVM's memory slots.
     #[must_use]
     pub fn slots(&self) -> Vec<Slot> {
-        let slot = |r: &GuestRegionMmap<DirtyPages>| Slot {
+        let slot = |r: &GuestRegionMmap<Pages>| Slot {
             range: Range { start: r.start_addr().raw_value(), len: r.len() },
             host: r.as_ptr() as u64,
         };
@@ -155,46 +159,49 @@ impl Memory {
 }
 
 /// Guest memory as loaders see it.
-pub type Slice<'a> = VolatileSlice<'a, RefSlice<'a, DirtyPages>>;
+pub type Slice<'a> = VolatileSlice<'a, RefSlice<'a, Pages>>;
 
-fn map_region(spec: &MemorySpec, range: Range) -> Result<GuestRegionMmap<DirtyPages>, Error> {
+/// Maps a region so that guest-physical and host addresses have the same place in a huge page: only then can KVM
+/// map it by huge pages. Kernels before 6.7 do not see to that themselves.
+fn map_region(spec: &MemorySpec, range: Range) -> Result<GuestRegionMmap<Pages>, Error> {
     let fail = |source| Error::Map { size: range.len, huge: spec.huge, source };
-    let size = usize::try_from(range.len).map_err(|_| fail(io::ErrorKind::OutOfMemory.into()))?;
-    let mut flags = libc::MAP_NORESERVE;
+    let len = usize::try_from(range.len).map_err(|_| fail(io::ErrorKind::OutOfMemory.into()))?;
+    let file = if spec.shared { Some(memfd(spec.huge, range.len).map_err(fail)?) } else { None };
+    let mut flags = MapFlags::NORESERVE;
+    flags |= if spec.shared { MapFlags::SHARED } else { MapFlags::PRIVATE };
     if spec.prealloc {
-        flags |= libc::MAP_POPULATE;
+        flags |= MapFlags::POPULATE;
     }
-    flags |= match spec.huge {
-        HugePages::Size2M => libc::MAP_HUGETLB | libc::MAP_HUGE_2MB,
-        HugePages::Size1G => libc::MAP_HUGETLB | libc::MAP_HUGE_1GB,
-        HugePages::Default | HugePages::Thp => 0,
+    let align = match spec.huge {
+        HugePages::Size1G => 1 << 30,
+        _ => HUGE_PAGE,
     };
-    let file = if spec.shared {
-        flags = flags & !(libc::MAP_HUGETLB | libc::MAP_HUGE_1GB | libc::MAP_HUGE_2MB) | libc::MAP_SHARED;
-        Some(FileOffset::new(memfd(spec.huge, range.len).map_err(fail)?, 0))
-    } else {
-        flags |= libc::MAP_ANONYMOUS | libc::MAP_PRIVATE;
-        None
-    };
-    let mut mapping = vm_memory::mmap::MmapRegionBuilder::new_with_bitmap(size, DirtyPages::with_len(size))
-        .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-        .with_mmap_flags(flags);
-    if let Some(file) = file {
-        mapping = mapping.with_file_offset(file);
+    // A memfd of huge pages is mapped by them without being asked.
+    if !spec.shared {
+        flags |= match spec.huge {
+            HugePages::Size2M => MapFlags::HUGETLB | MapFlags::HUGE_2MB,
+            HugePages::Size1G => MapFlags::HUGETLB | MapFlags::HUGE_1GB,
+            HugePages::Default | HugePages::Thp => MapFlags::empty(),
+        };
     }
-    let mapping = mapping.build().map_err(|e| fail(mmap_error(e)))?;
-    if spec.huge == HugePages::Thp {
-        advise_thp(&mapping).map_err(fail)?;
-    }
-    GuestRegionMmap::new(mapping, GuestAddress(range.start))
+    let mapping = Mapping::new(len, align, flags, file.as_ref()).map_err(fail)?;
+    mapping.advise(spec.huge, range.start == 0 && !spec.shared).map_err(fail)?;
+    let region = region(mapping, len, file).map_err(fail)?;
+    GuestRegionMmap::new(region, GuestAddress(range.start))
         .ok_or_else(|| fail(io::ErrorKind::InvalidInput.into()))
 }
 
-fn mmap_error(error: vm_memory::mmap::MmapRegionError) -> io::Error {
-    match error {
-        vm_memory::mmap::MmapRegionError::Mmap(source) => source,
-        other => io::Error::other(other),
-    }
+#[allow(unsafe_code, reason = "vm-memory does not align its own mappings")]
+fn region(mapping: Mapping, len: usize, file: Option<File>) -> io::Result<MmapRegion<Pages>> {
+    let addr = mapping.as_ptr();
+    let region = MmapRegionBuilder::new_with_bitmap(len, Pages::new(len, Some(mapping)));
+    // SAFETY: the mapping is `len` bytes long, and stays for as long as the region, whose bitmap owns it.
+    let region = unsafe { region.with_raw_mmap_pointer(addr) };
+    let region = match file {
+        Some(file) => region.with_file_offset(FileOffset::new(file, 0)),
+        None => region,
+    };
+    region.build().map_err(io::Error::other)
 }
 
 fn memfd(huge: HugePages, len: u64) -> io::Result<File> {
@@ -207,15 +214,6 @@ fn memfd(huge: HugePages, len: u64) -> io::Result<File> {
     let file = memfd_create("guest-ram", flags)?;
     ftruncate(&file, len)?;
     Ok(file.into())
-}
-
-#[allow(unsafe_code, reason = "madvise is unsafe for the advices that change contents; this one does not")]
-fn advise_thp(mapping: &MmapRegion<DirtyPages>) -> io::Result<()> {
-    // SAFETY: the range is the whole of a mapping that we own, and LinuxHugepage changes no contents.
-    unsafe {
-        rustix::mm::madvise(mapping.as_ptr().cast(), mapping.size(), rustix::mm::Advice::LinuxHugepage)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

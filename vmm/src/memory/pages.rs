@@ -1,22 +1,33 @@
-//! Which pages have been written by the VMM itself; what vCPUs write, KVM's own log knows.
+//! The pages of a region: their mapping, and which of them the VMM itself has written. What vCPUs write, KVM's own log
+//! knows.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use vm_memory::bitmap::{Bitmap, NewBitmap, RefSlice, WithBitmapSlice};
+use vm_memory::bitmap::{Bitmap, RefSlice, WithBitmapSlice};
+
+use super::mapping::Mapping;
 
 /// Bytes in a page.
 pub const PAGE: usize = 4096;
 
-/// A bitmap of dirty pages of one region that costs a load per write until tracking starts.
-#[derive(Debug, Default)]
-pub struct DirtyPages {
+/// What goes with a region of vm-memory's, as its bitmap: it lives and ends with the region, so the mapping is here
+/// as well. The bitmap of dirty pages costs a load per write until tracking starts.
+#[derive(Debug)]
+pub struct Pages {
     len: usize,
+    _mapping: Option<Mapping>,
     on: AtomicBool,
     words: OnceLock<Box<[AtomicU64]>>,
 }
 
-impl DirtyPages {
+impl Pages {
+    /// The pages of a region of `len` bytes.
+    #[must_use]
+    pub fn new(len: usize, mapping: Option<Mapping>) -> Self {
+        Self { len, _mapping: mapping, on: AtomicBool::new(false), words: OnceLock::new() }
+    }
+
     /// Starts tracking, with every page clean.
     pub fn start(&self) {
         let words = self
@@ -45,11 +56,11 @@ impl DirtyPages {
     }
 }
 
-impl<'a> WithBitmapSlice<'a> for DirtyPages {
+impl<'a> WithBitmapSlice<'a> for Pages {
     type S = RefSlice<'a, Self>;
 }
 
-impl Bitmap for DirtyPages {
+impl Bitmap for Pages {
     fn mark_dirty(&self, offset: usize, len: usize) {
         let (Some(words), Some(last)) = (self.bits(), len.checked_sub(1)) else { return };
         let Some(end) = self.len.checked_sub(1) else { return };
@@ -70,19 +81,13 @@ impl Bitmap for DirtyPages {
     }
 }
 
-impl NewBitmap for DirtyPages {
-    fn with_len(len: usize) -> Self {
-        Self { len, ..Self::default() }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn tracks_only_while_on() {
-        let dirty = DirtyPages::with_len(200 * PAGE);
+        let dirty = Pages::new(200 * PAGE, None);
         dirty.mark_dirty(0, 1);
         assert!(dirty.take().is_empty(), "no memory before tracking starts");
         dirty.start();
