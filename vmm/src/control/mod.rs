@@ -145,11 +145,11 @@ impl Running {
     /// Obeys commands and signals until the VM ends, then stops all its threads and destroys it.
     pub fn run(mut self, signals: Option<&Signals>) -> Result<Outcome, Error> {
         let outcome = self.decide(signals);
+        // All are told before any is waited for.
         self.vcpus.iter().for_each(VcpuThread::stop);
+        self.worker.iter().for_each(Worker::stop);
         self.vcpus.into_iter().for_each(VcpuThread::join);
-        if let Some(worker) = self.worker {
-            worker.stop();
-        }
+        self.worker.into_iter().for_each(Worker::join);
         outcome
     }
 

@@ -43,6 +43,7 @@ impl Worker {
         let waker = Waker(Arc::clone(&wake));
         let thread = std::thread::Builder::new()
             .name(name.to_owned())
+            .stack_size(STACK)
             .spawn(move || serve(manager, waker, sources, &received))?;
         Ok(Self { thread, commands, wake })
     }
@@ -57,9 +58,13 @@ impl Worker {
         self.command(Command::Resume);
     }
 
-    /// Finishes what was begun and ends the thread.
-    pub fn stop(self) {
+    /// Tells the worker to finish what was begun and to end; [`Worker::join`] waits for it.
+    pub fn stop(&self) {
         self.command(Command::Stop);
+    }
+
+    /// Waits for the thread's end.
+    pub fn join(self) {
         // A worker that panicked has ended the process.
         let _ = self.thread.join();
     }
@@ -180,6 +185,7 @@ mod tests {
             std::thread::yield_now();
         }
         worker.stop();
+        worker.join();
         assert_eq!(called.iter().filter(|&c| c == "drain").count(), 100);
     }
 
@@ -188,7 +194,9 @@ mod tests {
         let (calls, called) = mpsc::channel();
         let event = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
         let counter = Counter { event, seen: Arc::default(), calls };
-        Worker::spawn("test", vec![Box::new(counter)]).unwrap().stop();
+        let worker = Worker::spawn("test", vec![Box::new(counter)]).unwrap();
+        worker.stop();
+        worker.join();
         assert_eq!(called.iter().collect::<Vec<_>>(), ["finish"]);
     }
 }

@@ -1,6 +1,7 @@
 //! What a VMM holds beside its guest's RAM while the guest does nothing.
 
 use std::fs;
+use std::ops::Range;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -63,23 +64,50 @@ fn settle(child: &mut Child) -> Result<(u64, u64)> {
     }
 }
 
-/// Sums PSS and anonymous memory, in kB, of all mappings but guest RAM: the one of `ram_kb`. None without such a one.
+/// One mapping: its addresses, and what it holds in kB.
+#[derive(Default)]
+struct Mapping {
+    range: Range<u64>,
+    pss_kb: u64,
+    anonymous_kb: u64,
+}
+
+/// Sums PSS and anonymous memory, in kB, of all mappings but guest RAM: neighbours that are `ram_kb` together, since
+/// advice splits a mapping. None without such.
 fn beside_ram(smaps: &str, ram_kb: u64) -> Option<(u64, u64)> {
-    let (mut pss, mut anonymous, mut size, mut ram) = (0, 0, 0, false);
+    let mappings = parse(smaps);
+    let ram = (0..mappings.len()).find_map(|first| {
+        let mut end = mappings[first].range.start;
+        let neighbours = mappings[first..].iter().take_while(|mapping| {
+            let next_to = mapping.range.start == end;
+            end = mapping.range.end;
+            next_to
+        });
+        let start = mappings[first].range.start;
+        let last = neighbours.take_while(|m| m.range.end - start <= ram_kb << 10).last()?;
+        (last.range.end - start == ram_kb << 10).then_some(start..last.range.end)
+    })?;
+    let beside = mappings.iter().filter(|mapping| !ram.contains(&mapping.range.start));
+    Some(beside.fold((0, 0), |(pss, anonymous), m| (pss + m.pss_kb, anonymous + m.anonymous_kb)))
+}
+
+fn parse(smaps: &str) -> Vec<Mapping> {
+    let mut mappings: Vec<Mapping> = Vec::new();
     for line in smaps.lines() {
-        let Some((key, value)) = line.split_once(':') else { continue };
-        let kb = || value.trim().strip_suffix(" kB").and_then(|n| n.trim().parse().ok()).unwrap_or(0);
-        match key {
-            "Size" => {
-                size = kb();
-                ram |= size == ram_kb;
+        let Some((key, value)) = line.split_once(char::is_whitespace) else { continue };
+        if let Some((start, end)) = key.split_once('-') {
+            let address = |text| u64::from_str_radix(text, 16).unwrap_or(0);
+            mappings.push(Mapping { range: address(start)..address(end), ..Mapping::default() });
+        } else if let Some(mapping) = mappings.last_mut() {
+            let kb = || value.trim().strip_suffix(" kB").and_then(|n| n.trim().parse().ok()).unwrap_or(0);
+            match key {
+                "Pss:" => mapping.pss_kb = kb(),
+                "Anonymous:" => mapping.anonymous_kb = kb(),
+                _ => {}
             }
-            "Pss" if size != ram_kb => pss += kb(),
-            "Anonymous" if size != ram_kb => anonymous += kb(),
-            _ => {}
         }
     }
-    ram.then_some((pss, anonymous))
+    mappings
 }
 
 #[cfg(test)]
@@ -93,5 +121,11 @@ mod tests {
                      7ffc00000000-7ffc00021000 rw-p 00000000 00:00 0 [stack]\nSize: 132 kB\nPss: 12 kB\nAnonymous: 12 kB\n";
         assert_eq!(beside_ram(smaps, 131_072), Some((312, 12)));
         assert_eq!(beside_ram(smaps, 131_073), None);
+        let split = smaps.replace(
+            "7f0000000000-7f0008000000 rw-p 00000000 00:00 0\n",
+            "7f0000000000-7f0000200000 rw-p 00000000 00:00 0\nPss: 4 kB\nAnonymous: 4 kB\n\
+             7f0000200000-7f0008000000 rw-p 00000000 00:00 0\n",
+        );
+        assert_eq!(beside_ram(&split, 131_072), Some((312, 12)));
     }
 }
