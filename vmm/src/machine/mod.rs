@@ -9,7 +9,7 @@ use abi::layout;
 use kvm_bindings::CpuId;
 use serde::{Deserialize, Serialize};
 
-use crate::boot::{BootCpu, BootState, Payload};
+use crate::boot::{BootCpu, BootState};
 use crate::config::{MachineKind, VmSpec};
 use crate::cpuid;
 use crate::devices::console::ConsoleOutput;
@@ -74,10 +74,7 @@ pub enum Start {
 /// Puts what a loader made into memory.
 pub fn load(boot: BootState, memory: &Memory) -> Result<Start, Error> {
     for write in &boot.writes {
-        match &write.data {
-            Payload::File(part) => memory.write_file(write.addr, &part.file, part.offset, part.len)?,
-            _ => memory.fill(write.addr, write.len(), |slice| write.place(slice))?,
-        }
+        memory.fill(write.addr, write.len(), |slice| write.place(slice))?;
     }
     let rom = boot.rom.map(|image| Rom::new(&image, memory)).transpose()?;
     Ok(Start::Boot { cpu: boot.cpu, rom })

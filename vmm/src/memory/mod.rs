@@ -5,7 +5,7 @@ mod mapping;
 mod pages;
 
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom};
+use std::io;
 use std::sync::Arc;
 
 use abi::layout::Range;
@@ -133,17 +133,6 @@ impl Memory {
         self.map.memory().read_slice(data, GuestAddress(addr)).map_err(access)
     }
 
-    /// Writes `len` bytes of `file`, from `offset` on, at a guest-physical address. Moves the file's cursor.
-    pub fn write_file(&self, addr: u64, file: &File, offset: u64, len: u64) -> Result<(), Error> {
-        let mut reader = file;
-        let map = self.map.memory();
-        reader
-            .seek(SeekFrom::Start(offset))
-            .map_err(GuestMemoryError::IOError)
-            .and_then(|_| map.read_exact_volatile_from(GuestAddress(addr), &mut reader, len as usize))
-            .map_err(|source| Error::Access { addr, len, source })
-    }
-
     /// Lets `write` fill `len` bytes at a guest-physical address; they must not cross regions.
     pub fn fill(
         &self,
@@ -219,7 +208,6 @@ fn memfd(huge: HugePages, len: u64) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
 
     fn spec(size: u64, shared: bool) -> MemorySpec {
         MemorySpec { size, huge: HugePages::Default, prealloc: false, shared }
@@ -248,13 +236,18 @@ mod tests {
         let memory = Memory::new(&spec(16 << 20, false), &RamLayout::new(16 << 20)).unwrap();
         assert!(memory.write((16 << 20) - 1, &[1, 2]).is_err());
         assert!(memory.write(u64::MAX, &[1]).is_err());
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(&[7; 100]).unwrap();
-        memory.write_file(0x1000, &file, 90, 10).unwrap();
+        let mut seen = 0;
+        let full = |slice: &Slice<'_>| {
+            seen = slice.len();
+            slice.copy_from(&[7u8; 10]);
+            Ok(())
+        };
+        memory.fill(0x1000, 10, full).unwrap();
         let mut back = [0; 11];
         memory.read(0x1000, &mut back).unwrap();
-        assert_eq!(back, [7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 0]);
-        assert!(memory.write_file(0x1000, &file, 90, 11).is_err(), "the file is shorter");
-        assert!(memory.write_file((16 << 20) - 5, &file, 0, 10).is_err());
+        assert_eq!((seen, back), (10, [7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 0]));
+        let refused = |_: &Slice<'_>| Err(io::ErrorKind::UnexpectedEof.into());
+        assert!(memory.fill(0x1000, 10, refused).is_err());
+        assert!(memory.fill((16 << 20) - 5, 10, |_| Ok(())).is_err());
     }
 }
