@@ -72,7 +72,8 @@ pub fn check(ctx: &Ctx, runs: &[Run]) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     for run in runs {
         let mut command = ctx.cargo();
-        command.args(run.args).envs(run.env);
+        // rustfmt colours its differences even when no terminal shows them.
+        command.args(run.args).envs(run.env).env("TERM", "dumb");
         let output = command.output().with_context(|| format!("cannot run {}", show(&command)))?;
         if !output.status.success() {
             let said = [&output.stdout[..], &output.stderr[..]].concat();
