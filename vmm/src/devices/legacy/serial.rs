@@ -82,10 +82,12 @@ pub struct SerialPort {
     room: Arc<EventFd>,
 }
 
-/// What of it goes into a snapshot: the registers of vm-superio's model.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct SerialPortState {
-    divisor: [u8; 2],
+/// The registers of vm-superio's model, for serde: a field that it gains does not compile here.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "SerialState")]
+struct Registers {
+    baud_divisor_low: u8,
+    baud_divisor_high: u8,
     interrupt_enable: u8,
     interrupt_identification: u8,
     line_control: u8,
@@ -93,7 +95,14 @@ struct SerialPortState {
     modem_control: u8,
     modem_status: u8,
     scratch: u8,
-    input: Vec<u8>,
+    in_buffer: Vec<u8>,
+}
+
+/// What of it goes into a snapshot.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct SerialPortState {
+    #[serde(with = "Registers")]
+    registers: SerialState,
     listening: Listening,
 }
 
@@ -171,76 +180,17 @@ impl BusDevice for SerialPort {
     fn save(&self) -> Option<Vec<u8>> {
         let Self { model: _, line: _, output: _, room: _ } = self;
         let (model, listening) = &*self.model();
-        Some(state::encode(&SerialPortState { listening: *listening, ..model.state().into() }))
+        Some(state::encode(&SerialPortState { registers: model.state(), listening: *listening }))
     }
 
     fn restore(&self, saved: &[u8]) -> Result<(), state::Error> {
-        let saved: SerialPortState = state::decode(saved)?;
-        let listening = saved.listening;
+        let SerialPortState { registers, listening } = state::decode(saved)?;
         let (line, room) = (Line(Arc::clone(&self.line)), InputRoom(Arc::clone(&self.room)));
         // Refuses state that holds more input than fits.
-        let model = Serial::from_state(&saved.into(), line, room, self.output.clone())
+        let model = Serial::from_state(&registers, line, room, self.output.clone())
             .map_err(|_| state::Error::Damaged { name: SerialPortState::NAME })?;
         *self.model() = (model, listening);
         Ok(())
-    }
-}
-
-impl From<SerialState> for SerialPortState {
-    fn from(state: SerialState) -> Self {
-        let SerialState {
-            baud_divisor_low,
-            baud_divisor_high,
-            interrupt_enable,
-            interrupt_identification,
-            line_control,
-            line_status,
-            modem_control,
-            modem_status,
-            scratch,
-            in_buffer,
-        } = state;
-        Self {
-            divisor: [baud_divisor_low, baud_divisor_high],
-            interrupt_enable,
-            interrupt_identification,
-            line_control,
-            line_status,
-            modem_control,
-            modem_status,
-            scratch,
-            input: in_buffer,
-            listening: Listening::default(),
-        }
-    }
-}
-
-impl From<SerialPortState> for SerialState {
-    fn from(state: SerialPortState) -> Self {
-        let SerialPortState {
-            divisor: [baud_divisor_low, baud_divisor_high],
-            interrupt_enable,
-            interrupt_identification,
-            line_control,
-            line_status,
-            modem_control,
-            modem_status,
-            scratch,
-            input: in_buffer,
-            listening: _,
-        } = state;
-        Self {
-            baud_divisor_low,
-            baud_divisor_high,
-            interrupt_enable,
-            interrupt_identification,
-            line_control,
-            line_status,
-            modem_control,
-            modem_status,
-            scratch,
-            in_buffer,
-        }
     }
 }
 
@@ -324,8 +274,8 @@ mod tests {
     #[test]
     fn state_that_cannot_be_is_refused() {
         let (port, ..) = port();
-        let mut state = SerialPortState::from(port.model().0.state());
-        state.input = vec![0; 1000];
+        let registers = SerialState { in_buffer: vec![0; 1000], ..port.model().0.state() };
+        let state = SerialPortState { registers, listening: Listening::default() };
         assert!(port.restore(&state::encode(&state)).is_err());
     }
 }
