@@ -1,5 +1,6 @@
 //! From standard input to the guest's serial port.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
@@ -15,7 +16,11 @@ use super::{ConsoleOutput, Terminal, sink};
 use crate::devices::legacy::SerialPort;
 use crate::devices::worker::Source;
 
-/// Reads as much as the port has room for; the rest waits in the pipe or terminal.
+/// Keys that wait at most for a guest that does not take them; what is typed beyond is lost.
+const TYPED_AHEAD: usize = 64 << 10;
+
+/// Reads as much as the port has room for; the rest waits in the pipe. From a terminal it reads everything, since
+/// the keys that end the VM must not wait for the guest.
 pub struct InputPump {
     /// `None` after the end of the input.
     input: Option<File>,
@@ -25,6 +30,8 @@ pub struct InputPump {
     port: Arc<SerialPort>,
     output: ConsoleOutput,
     escape: Option<Escape>,
+    /// What was typed, and has no room in the port.
+    typed: VecDeque<u8>,
     end: Box<dyn Fn() + Send>,
 }
 
@@ -44,7 +51,7 @@ impl InputPump {
             })
         };
         let escape = terminal.then(Escape::default);
-        Ok(Self { input, listening: false, port, output, escape, end })
+        Ok(Self { input, listening: false, port, output, escape, typed: VecDeque::new(), end })
     }
 
     /// Reads once if the input is listened to, since another read might block; else until it ends or the port is
@@ -52,16 +59,19 @@ impl InputPump {
     fn pump(&mut self) -> Pumped {
         let mut buffer = [0; 256];
         loop {
-            let room = self.port.input_room().min(buffer.len());
+            let room = if self.escape.is_some() { buffer.len() } else { self.port.input_room() };
             if room == 0 {
                 return Pumped::PortFull;
             }
+            let room = room.min(buffer.len());
             let Some(input) = &mut self.input else { return Pumped::InputEnded };
             match input.read(&mut buffer[..room]) {
                 Ok(0) => return Pumped::InputEnded,
                 Ok(count) => self.deliver(&buffer[..count]),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Pumped::InputEmpty,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                // We were put into the background.
+                Err(_) if self.escape.is_some() && !Terminal::is_foreground() => return Pumped::NotOurs,
                 Err(_) => return Pumped::InputEnded,
             }
             if self.listening {
@@ -74,7 +84,8 @@ impl InputPump {
         let Some(escape) = &mut self.escape else { return self.port.input(bytes) };
         for &byte in bytes {
             match escape.key(byte) {
-                Key::Guest(byte) => self.port.input(&[byte]),
+                Key::Guest(byte) if self.typed.len() < TYPED_AHEAD => self.typed.push_back(byte),
+                Key::Guest(_) => {}
                 Key::None => {}
                 Key::Help => {
                     let _ = self.output.write_all(HELP.as_bytes());
@@ -82,6 +93,14 @@ impl InputPump {
                 Key::End => (self.end)(),
             }
         }
+        self.pass_on();
+    }
+
+    /// Gives the guest what was typed, as far as there is room.
+    fn pass_on(&mut self) {
+        let room = self.port.input_room().min(self.typed.len());
+        let bytes: Vec<u8> = self.typed.drain(..room).collect();
+        self.port.input(&bytes);
     }
 }
 
@@ -90,6 +109,8 @@ enum Pumped {
     PortFull,
     InputEmpty,
     InputEnded,
+    /// Until the port's room is signalled again.
+    NotOurs,
 }
 
 fn shared() -> io::Result<File> {
@@ -104,10 +125,10 @@ impl MutEventSubscriber for InputPump {
     }
 
     fn process(&mut self, events: Events, ops: &mut EventOps) {
-        let room = self.port.room_event();
-        let is_room = events.fd() == room.as_raw_fd();
+        let is_room = events.fd() == self.port.room_event().as_raw_fd();
         if is_room {
-            let _ = room.read();
+            let _ = self.port.room_event().read();
+            self.pass_on();
         }
         let Some(input) = &self.input else { return };
         let of_input = Events::new(input, EventSet::IN);
@@ -129,3 +150,37 @@ impl MutEventSubscriber for InputPump {
 }
 
 impl Source for InputPump {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bus::BusDevice;
+    use crate::interrupt::CountingLine;
+    use std::sync::mpsc;
+
+    #[test]
+    fn a_guest_that_does_not_listen_can_be_ended() {
+        let output = ConsoleOutput::new().unwrap();
+        let port = Arc::new(SerialPort::new(Arc::new(CountingLine::default()), output.clone()).unwrap());
+        let (ended, end) = mpsc::channel();
+        let (listening, escape, typed) = (false, Some(Escape::default()), VecDeque::new());
+        let end_vm = Box::new(move || ended.send(()).unwrap());
+        let (shared, input) = (Arc::clone(&port), None);
+        let mut pump = InputPump { input, listening, port: shared, output, escape, typed, end: end_vm };
+        pump.deliver(b"hello");
+        pump.deliver(&vec![b'.'; 2 * TYPED_AHEAD]);
+        pump.deliver(b"\x01x");
+        end.try_recv().unwrap();
+        assert_eq!(pump.typed.len(), TYPED_AHEAD);
+
+        // It begins to listen: what was typed is there.
+        port.write(1, &[1]);
+        pump.pass_on();
+        let read = || {
+            let mut byte = [0];
+            port.read(0, &mut byte);
+            byte[0]
+        };
+        assert_eq!([(); 5].map(|()| read()), *b"hello");
+    }
+}

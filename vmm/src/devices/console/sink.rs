@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use rustix::fs::{FileType, Mode, OFlags, fstat, open};
+use rustix::fs::{FileType, Mode, OFlags, fstat, makedev, open};
 use rustix::net::{SendFlags, send};
 
 /// How much is written at once where a write might block although the descriptor is ready.
@@ -66,6 +66,10 @@ impl AsRawFd for Sink {
 
 /// Opens what `fd` has open once more, non-blocking, as a description that nobody shares.
 pub fn reopen(fd: impl AsFd, mode: OFlags) -> io::Result<File> {
+    // The device of all pseudoterminal masters: to open one anew is to make another terminal.
+    if fstat(&fd)?.st_rdev == makedev(5, 2) {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
     let path = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
     let flags = mode | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     Ok(open(path, flags, Mode::empty())?.into())
@@ -96,6 +100,14 @@ mod tests {
         assert!(fill(Sink::new(writer.into()).unwrap()) >= 4096);
         let (_reader, writer) = UnixStream::pair().unwrap();
         assert!(fill(Sink::new(writer.into()).unwrap()) >= 4096);
+    }
+
+    #[test]
+    fn a_terminal_s_master_stays_the_same() {
+        let master = File::options().read(true).write(true).open("/dev/ptmx").unwrap();
+        let sink = Sink::new(master.try_clone().unwrap().into()).unwrap();
+        assert!(sink.must_wait());
+        reopen(&master, OFlags::RDONLY).unwrap_err();
     }
 
     #[test]

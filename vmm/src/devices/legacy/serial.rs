@@ -20,6 +20,8 @@ const IER: u64 = 1;
 const IER_RDA: u8 = 1 << 0;
 const LCR: u64 = 3;
 const LCR_DLAB: u8 = 1 << 7;
+const MCR: u64 = 4;
+const MCR_LOOP: u8 = 1 << 4;
 const LSR: u64 = 5;
 /// So many reads of the line status in a row are a guest that polls for input. One that sends reads it once a byte,
 /// since the transmitter is always ready.
@@ -50,15 +52,21 @@ impl SerialEvents for InputRoom {
 
 type Model = Serial<Line, InputRoom, ConsoleOutput>;
 
-/// Whether the guest listens. A driver that starts empties the receiver: what came before that would be lost.
+/// Whether the guest listens. A driver that starts empties the receiver: what came before that would be lost. So
+/// would be what comes in loopback mode, which drivers use for tests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Listening {
     now: bool,
     status_reads: u8,
     divisor_latch: bool,
+    loopback: bool,
 }
 
 impl Listening {
+    fn takes_input(self) -> bool {
+        self.now && !self.loopback
+    }
+
     fn read(&mut self, port: u64) {
         self.status_reads = if port == LSR { self.status_reads.saturating_add(1) } else { 0 };
         self.now |= self.status_reads >= POLLING;
@@ -68,6 +76,7 @@ impl Listening {
         self.status_reads = 0;
         match port {
             LCR => self.divisor_latch = value & LCR_DLAB != 0,
+            MCR => self.loopback = value & MCR_LOOP != 0,
             IER if !self.divisor_latch => self.now |= value & IER_RDA != 0,
             _ => {}
         }
@@ -120,11 +129,11 @@ impl SerialPort {
         Ok(Self { model: Mutex::new((model, Listening::default())), line, output, room })
     }
 
-    /// How many bytes of input it can take now; none before the guest listens.
+    /// How many bytes of input it can take now; none while the guest does not listen.
     #[must_use]
     pub fn input_room(&self) -> usize {
         let (model, listening) = &*self.model();
-        if listening.now { model.fifo_capacity() } else { 0 }
+        if listening.takes_input() { model.fifo_capacity() } else { 0 }
     }
 
     /// Readable when the guest has read all input, or begun to listen.
@@ -133,8 +142,7 @@ impl SerialPort {
         &self.room
     }
 
-    /// Gives input to the guest; no more than [`SerialPort::input_room`] bytes. In loopback mode it is lost, as
-    /// it is on a real line.
+    /// Gives input to the guest; no more than [`SerialPort::input_room`] bytes.
     pub fn input(&self, bytes: &[u8]) {
         // Fails where there is no room (we asked) or where the interrupt cannot be raised; the guest still finds
         // the bytes when it looks.
@@ -156,24 +164,24 @@ impl SerialPort {
 impl BusDevice for SerialPort {
     fn read(&self, offset: u64, data: &mut [u8]) {
         let (model, listening) = &mut *self.model();
-        let before = listening.now;
+        let before = listening.takes_input();
         for (port, byte) in (offset..LEN).zip(data) {
             *byte = model.read(port as u8);
             listening.read(port);
         }
-        self.tell(before, listening.now);
+        self.tell(before, listening.takes_input());
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Effect {
         let (model, listening) = &mut *self.model();
-        let before = listening.now;
+        let before = listening.takes_input();
         for (port, &byte) in (offset..LEN).zip(data) {
             // Output never fails (it is queued or counted as lost); an interrupt that cannot be raised is one
             // that the guest polls for.
             let _ = model.write(port as u8, byte);
             listening.write(port, byte);
         }
-        self.tell(before, listening.now);
+        self.tell(before, listening.takes_input());
         Effect::None
     }
 
@@ -245,6 +253,18 @@ mod tests {
             port.read(5, &mut [0]);
         }
         assert!(port.input_room() > 0);
+    }
+
+    #[test]
+    fn input_waits_for_the_end_of_a_loopback() {
+        let (port, ..) = port();
+        port.write(1, &[IER_RDA]);
+        port.write(4, &[MCR_LOOP]);
+        assert_eq!(port.input_room(), 0, "what is taken now is lost, and there is no end of room");
+        port.room_event().read().unwrap();
+        port.write(4, &[0]);
+        assert!(port.input_room() > 0);
+        assert_eq!(port.room_event().read().unwrap(), 1, "the worker is told");
     }
 
     #[test]
