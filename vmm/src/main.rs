@@ -35,12 +35,15 @@ extern "C" fn main(_: c_int, _: *const *const c_char) -> c_int {
 fn prepare() {
     std::panic::set_hook(Box::new(|panic| {
         Terminal::restore();
-        eprintln!("jiffy: internal error, please report it: {panic}");
+        say(format_args!("jiffy: internal error, please report it: {panic}\n"));
         std::process::exit(FAILURE.into());
     }));
-    // A reader that is gone is an error of the write.
-    // SAFETY: no handler is installed, and no other thread runs.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+    // A reader that is gone and a file that may not grow are errors of the write, and a terminal whose foreground
+    // we have left is no reason to stop the guest.
+    for signal in [libc::SIGPIPE, libc::SIGXFSZ, libc::SIGTTIN, libc::SIGTTOU] {
+        // SAFETY: no handler is installed, and no other thread runs.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
     // One heap for all threads: an arena of its own costs each of them six system calls.
     // SAFETY: no other thread runs.
     unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
@@ -66,22 +69,22 @@ fn run(spec: &VmSpec, start: Stamp) -> u8 {
     timeline.step(Step::ConfigRead);
     let report = control::launch(spec, &timeline);
     if report.console_lost > 0 {
-        eprintln!(
-            "jiffy: {} bytes of console output were lost: nobody read them in time",
-            report.console_lost
-        );
+        let lost = report.console_lost;
+        say(format_args!("jiffy: {lost} bytes of console output were lost: nobody read them in time\n"));
     }
     if let Some(outcome) = report.outcome.as_ref().filter(|outcome| !outcome.is_ordinary()) {
-        eprintln!("jiffy: {outcome}");
+        say(format_args!("jiffy: {outcome}\n"));
     }
     if let Some(error) = &report.error {
-        eprintln!("jiffy: {error}");
+        say(format_args!("jiffy: {error}\n"));
     }
     match spec.timeline {
         TimelineMode::Off => {}
-        TimelineMode::Text => eprint!("{}", report.timeline.to_text(style())),
+        TimelineMode::Text => say(format_args!("{}", report.timeline.to_text(style()))),
         // A report is plain data and always serialises.
-        TimelineMode::Json => eprintln!("{}", serde_json::to_string(&report.timeline).unwrap_or_default()),
+        TimelineMode::Json => {
+            say(format_args!("{}\n", serde_json::to_string(&report.timeline).unwrap_or_default()));
+        }
     }
     report.exit_code
 }
@@ -106,6 +109,12 @@ fn print(text: &str) -> u8 {
 }
 
 fn fail(message: &str) -> u8 {
-    eprintln!("jiffy: {message}");
+    say(format_args!("jiffy: {message}\n"));
     FAILURE
+}
+
+/// Writes to standard error. One that takes nothing (a full disk, a reader that is gone) changes nothing about how
+/// we end.
+fn say(text: std::fmt::Arguments<'_>) {
+    let _ = io::stderr().write_fmt(text);
 }

@@ -22,6 +22,16 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+    /// It would be overwritten although it is read, or written by two.
+    #[error("{flag} {name}: is the file that {other} names: give another one")]
+    Same {
+        /// The flag that names it.
+        flag: &'static str,
+        /// Its path or descriptor.
+        name: String,
+        /// The flag that has it already.
+        other: &'static str,
+    },
     /// It is a folder, a pipe, a device: something without a beginning and a length.
     #[error("{flag} {name}: not a regular file")]
     NotRegular {
@@ -59,15 +69,49 @@ pub struct Opened {
 impl Opened {
     /// Opens what `spec` names.
     pub fn new(spec: &VmSpec) -> Result<Self, Error> {
-        let read = |flag, source: &Option<FileRef>| source.as_ref().map(|s| readable(flag, s)).transpose();
+        check_descriptors(spec)?;
+        let mut taken = Vec::new();
+        let mut read = |flag, source: &Option<FileRef>| {
+            let named = source.as_ref().map(|s| readable(flag, s)).transpose()?;
+            taken.extend(named.as_ref().and_then(|named| identity(&named.file)).map(|id| (flag, id)));
+            Ok(named)
+        };
         Ok(Self {
             kernel: read("--kernel", &spec.boot.kernel)?,
             initrd: read("--initrd", &spec.boot.initrd)?,
             firmware: read("--firmware", &spec.boot.firmware)?,
-            console: console(&spec.console)?,
-            result: spec.result.as_ref().map(|path| writable("--result", path)).transpose()?,
+            console: console(&spec.console, &mut taken)?,
+            result: spec.result.as_ref().map(|path| writable("--result", path, &mut taken)).transpose()?,
         })
     }
+}
+
+/// Checks that each `fd:N` is open, before any file of ours could have taken its number.
+fn check_descriptors(spec: &VmSpec) -> Result<(), Error> {
+    let boot = &spec.boot;
+    let console = if let ConsoleSpec::File(target) = &spec.console { Some(target) } else { None };
+    let all = [
+        ("--kernel", boot.kernel.as_ref()),
+        ("--initrd", boot.initrd.as_ref()),
+        ("--firmware", boot.firmware.as_ref()),
+        ("--console", console),
+        ("--result", spec.result.as_ref()),
+    ];
+    for (flag, file) in all {
+        if let Some(file @ FileRef::Fd(_)) = file {
+            file.open().map_err(|source| Error::Open { flag, name: file.to_string(), source })?;
+        }
+    }
+    Ok(())
+}
+
+/// The flags whose regular files are in use, with their device and inode.
+type Taken = Vec<(&'static str, (u64, u64))>;
+
+/// Device and inode of a regular file.
+fn identity(file: &File) -> Option<(u64, u64)> {
+    let stat = fstat(file).ok()?;
+    (FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile).then_some((stat.st_dev, stat.st_ino))
 }
 
 fn readable(flag: &'static str, source: &FileRef) -> Result<Named, Error> {
@@ -79,11 +123,24 @@ fn readable(flag: &'static str, source: &FileRef) -> Result<Named, Error> {
     }
 }
 
-fn writable(flag: &'static str, target: &FileRef) -> Result<File, Error> {
-    target.create().map_err(|source| Error::Open { flag, name: target.to_string(), source })
+/// Opens a file for writing, and empties it if it is a regular one that was named by its path.
+fn writable(flag: &'static str, target: &FileRef, taken: &mut Taken) -> Result<File, Error> {
+    let name = || target.to_string();
+    let fail = |source| Error::Open { flag, name: name(), source };
+    let file = target.create().map_err(fail)?;
+    if let Some(id) = identity(&file) {
+        if let Some(&(other, _)) = taken.iter().find(|(_, taken)| *taken == id) {
+            return Err(Error::Same { flag, name: name(), other });
+        }
+        taken.push((flag, id));
+        if matches!(target, FileRef::Path(_)) {
+            file.set_len(0).map_err(fail)?;
+        }
+    }
+    Ok(file)
 }
 
-fn console(spec: &ConsoleSpec) -> Result<Option<Sink>, Error> {
+fn console(spec: &ConsoleSpec, taken: &mut Taken) -> Result<Option<Sink>, Error> {
     let fail = |name: &str| {
         let name = name.to_owned();
         move |source| Error::Open { flag: "--console", name, source }
@@ -92,7 +149,7 @@ fn console(spec: &ConsoleSpec) -> Result<Option<Sink>, Error> {
         ConsoleSpec::Off => return Ok(None),
         ConsoleSpec::Stdio => rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3)
             .map_err(|e| fail("stdio")(e.into()))?,
-        ConsoleSpec::File(path) => writable("--console", path)?.into(),
+        ConsoleSpec::File(path) => writable("--console", path, taken)?.into(),
     };
     Sink::new(fd).map(Some).map_err(fail("output"))
 }
@@ -100,7 +157,33 @@ fn console(spec: &ConsoleSpec) -> Result<Option<Sink>, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::RawConfig;
     use std::os::fd::AsRawFd;
+
+    fn open(toml: &str) -> Result<Opened, Error> {
+        let spec = RawConfig::parse(&"vm.toml".parse().unwrap(), toml.as_bytes()).unwrap().into_spec();
+        Opened::new(&spec.unwrap())
+    }
+
+    #[test]
+    fn nothing_that_is_read_is_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name).display().to_string();
+        let (kernel, other) = (path("kernel"), path("other"));
+        std::fs::write(&kernel, "kernel").unwrap();
+        std::fs::write(&other, "old").unwrap();
+        let link = path("link");
+        std::fs::hard_link(&kernel, &link).unwrap();
+        for more in [format!("result = '{link}'"), format!("console = 'file={kernel}'")] {
+            let error = open(&format!("kernel = '{kernel}'\n{more}")).unwrap_err().to_string();
+            assert!(error.ends_with("is the file that --kernel names: give another one"), "{error}");
+        }
+        assert_eq!(std::fs::read(&kernel).unwrap(), b"kernel");
+        let error = open(&format!("kernel = '{kernel}'\nconsole = 'file={other}'\nresult = '{other}'"));
+        assert!(error.unwrap_err().to_string().contains("that --console names"));
+        open(&format!("kernel = '{kernel}'\nconsole = 'off'\nresult = '{other}'")).unwrap();
+        assert_eq!(std::fs::read(&other).unwrap(), b"", "emptied");
+    }
 
     #[test]
     fn what_can_be_opened() {

@@ -3,14 +3,15 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use serde::de::{Deserialize, Deserializer};
 use serde::ser::{Error as _, Serialize, Serializer};
 
@@ -49,23 +50,32 @@ impl FileRef {
             .ok_or_else(|| ValueError::Descriptor(text.to_string_lossy().into_owned()))
     }
 
-    /// Opens the file for reading. A descriptor is duplicated, so both share one file offset. A pipe does not make
-    /// us wait for its writer, nor a terminal become ours.
+    /// Opens the file for reading. A descriptor is duplicated, so both share one file offset.
     pub fn open(&self) -> io::Result<File> {
         match self {
-            Self::Path(path) => {
-                File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
-            }
+            Self::Path(path) => open(path, File::options().read(true)),
             Self::Fd(fd) => duplicate(*fd),
         }
     }
 
-    /// Opens the file for writing: a path is created, or emptied if it is there; a descriptor is duplicated
+    /// Opens the file for writing: a path is created, or opened as it is if it is there; a descriptor is duplicated
     /// and goes on where it stands.
     pub fn create(&self) -> io::Result<File> {
         match self {
-            Self::Path(path) => File::create(path),
-            Self::Fd(fd) => duplicate(*fd),
+            Self::Path(path) => {
+                open(path, File::options().write(true).create(true)).map_err(|e| match e.raw_os_error() {
+                    Some(libc::ENXIO) => io::Error::other("nobody reads there: start the reader first"),
+                    _ => e,
+                })
+            }
+            Self::Fd(fd) => {
+                let file = duplicate(*fd)?;
+                if fcntl_getfl(&file)?.intersects(OFlags::WRONLY | OFlags::RDWR) {
+                    Ok(file)
+                } else {
+                    Err(io::Error::other("is open for reading only"))
+                }
+            }
         }
     }
 
@@ -84,6 +94,13 @@ impl FileRef {
             Self::Fd(fd) => format!("fd:{fd}").into(),
         }
     }
+}
+
+/// Opens a path. A pipe does not make us wait for its other end until we read or write, nor a terminal become ours.
+fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    let file = options.custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::NONBLOCK)?;
+    Ok(file)
 }
 
 fn duplicate(fd: RawFd) -> io::Result<File> {
@@ -124,7 +141,7 @@ impl<'de> Deserialize<'de> for FileRef {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
+    use std::io::{Read, Write};
     use std::os::fd::AsRawFd;
 
     use super::*;
@@ -142,6 +159,43 @@ mod tests {
         }
         let closed = FileRef::Fd(RawFd::MAX).open().unwrap_err();
         assert_eq!(closed.raw_os_error(), Some(9), "EBADF");
+    }
+
+    #[test]
+    fn a_pipe_is_waited_for_only_when_it_is_read() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        let path = FileRef::Path(format!("/proc/self/fd/{}", reader.as_raw_fd()).into());
+        let mut opened = path.open().unwrap();
+        let reading = std::thread::spawn(move || {
+            let mut text = String::new();
+            opened.read_to_string(&mut text).map(|_| text)
+        });
+        std::thread::yield_now();
+        writer.write_all(b"late").unwrap();
+        drop(writer);
+        assert_eq!(reading.join().unwrap().unwrap(), "late");
+
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("fifo");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &path,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+            0,
+        )
+        .unwrap();
+        let error = FileRef::Path(path).create().unwrap_err();
+        assert_eq!(error.to_string(), "nobody reads there: start the reader first");
+    }
+
+    #[test]
+    fn only_what_can_be_written_is_a_target() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let reading = File::open(file.path()).unwrap();
+        let error = FileRef::Fd(reading.as_raw_fd()).create().unwrap_err();
+        assert_eq!(error.to_string(), "is open for reading only");
+        FileRef::Fd(file.as_file().as_raw_fd()).create().unwrap();
     }
 
     #[test]
