@@ -45,34 +45,46 @@ fn spec(cpus: u8) -> VmSpec {
     RawConfig::parse(&"vm.toml".parse().unwrap(), toml.as_bytes()).unwrap().into_spec().unwrap()
 }
 
-fn start(memory: Memory, start: Start, paused: bool, cpus: u8) -> Vm {
+fn run(memory: Memory, start: Start, paused: bool, cpus: u8) -> Running {
     // The signal that brings vCPUs out of the guest needs its handler.
     let _signals = Signals::take_over().unwrap();
     let console = ConsoleOutput::new().unwrap();
     let timeline = Arc::new(Timeline::begin(None, false));
     let wiring = Wiring { console: console.clone(), timeline: Arc::clone(&timeline) };
-    let machine =
-        machine::build(&Host::open().unwrap(), &spec(cpus), memory.clone(), start, &wiring).unwrap();
+    let machine = machine::build(&Host::open().unwrap(), &spec(cpus), memory, start, &wiring).unwrap();
     let sealed = sandbox::seal().unwrap();
     let mut running = Running::start(machine, &timeline, paused, &sealed).unwrap();
     running.serve(vec![Box::new(OutputPump::new(console, None))]).unwrap();
+    running
+}
+
+fn start(memory: Memory, start: Start, paused: bool, cpus: u8) -> Vm {
+    let running = run(memory.clone(), start, paused, cpus);
     let handle = running.handle();
     Vm { memory, handle, thread: thread::spawn(move || running.run(None)) }
 }
 
-fn boot(cpus: u8) -> Vm {
+fn load(cpus: u8) -> (Memory, Start) {
     let spec = spec(cpus);
     let memory = Memory::new(&spec.memory, &RamLayout::new(spec.memory.size)).unwrap();
     memory.write(CODE.into(), &GUEST).unwrap();
-    let cpu = BootCpu::Protected { eip: CODE, ebx: 0 };
-    start(memory, Start::Boot { cpu, rom: None }, false, cpus)
+    (memory, Start::Boot { cpu: BootCpu::Protected { eip: CODE, ebx: 0 }, rom: None })
+}
+
+fn boot(cpus: u8) -> Vm {
+    let (memory, how) = load(cpus);
+    start(memory, how, false, cpus)
+}
+
+fn count(memory: &Memory) -> u32 {
+    let mut bytes = [0; 4];
+    memory.read(COUNT, &mut bytes).unwrap();
+    u32::from_le_bytes(bytes)
 }
 
 impl Vm {
     fn count(&self) -> u32 {
-        let mut bytes = [0; 4];
-        self.memory.read(COUNT, &mut bytes).unwrap();
-        u32::from_le_bytes(bytes)
+        count(&self.memory)
     }
 
     fn wait_beyond(&self, count: u32) {
@@ -122,6 +134,25 @@ fn ends_cleanly_a_hundred_times() {
         let expected = [Outcome::PowerOff { status: None }, Outcome::Killed { signal: libc::SIGTERM as u8 }];
         assert!(expected.contains(&outcome), "{outcome}");
     }
+}
+
+/// As when something fails after the guest has been started: it must not outlive its memory.
+#[test]
+fn a_guest_that_is_dropped_runs_no_more() {
+    if !has_kvm() {
+        return;
+    }
+    let (memory, how) = load(2);
+    let running = run(memory.clone(), how, false, 2);
+    while count(&memory) == 0 {
+        thread::yield_now();
+    }
+    drop(running);
+    let last = count(&memory);
+    assert!((0..1000).all(|_| {
+        thread::yield_now();
+        count(&memory) == last
+    }));
 }
 
 #[test]

@@ -13,6 +13,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::bus::Effect;
+use crate::devices::console::Terminal;
 use crate::devices::worker::{Source, Worker};
 use crate::kvm;
 use crate::machine::{self, Board, Machine, MachineState};
@@ -21,7 +22,7 @@ use crate::sandbox::Sealed;
 use crate::timeline::Timeline;
 use crate::vcpu::{Stopped, VcpuThread};
 pub use launch::{Report, launch};
-pub use signals::Signals;
+pub use signals::{Signals, Wish};
 
 /// A VM that could not be run to an outcome.
 #[derive(Debug, thiserror::Error)]
@@ -92,7 +93,7 @@ impl Handle {
     }
 }
 
-/// A VM that runs, or is paused.
+/// A VM that runs, or is paused. Dropping it stops all its threads before its memory goes.
 pub struct Running {
     commands: Receiver<Command>,
     handle: Handle,
@@ -114,14 +115,15 @@ impl Running {
         let wake = Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?);
         let handle = Handle { commands: sender, wake };
         let Machine { vcpus, board } = machine;
-        let mut threads = Vec::with_capacity(vcpus.len());
+        let threads = Vec::with_capacity(vcpus.len());
+        let mut running = Self { commands, handle, vcpus: threads, worker: None, board, paused };
         for vcpu in vcpus {
-            let (cpu, owner) = (vcpu.id(), handle.clone());
+            let (cpu, owner) = (vcpu.id(), running.handle());
             let report = move |stopped| owner.send(Command::VcpuStopped { cpu, stopped });
-            let (buses, timeline) = (Arc::clone(&board.buses), Arc::clone(timeline));
-            threads.push(VcpuThread::spawn(cpu, vcpu, buses, timeline, paused, report)?);
+            let (buses, timeline) = (Arc::clone(&running.board.buses), Arc::clone(timeline));
+            running.vcpus.push(VcpuThread::spawn(cpu, vcpu, buses, timeline, paused, report)?);
         }
-        Ok(Self { commands, handle, vcpus: threads, worker: None, board, paused })
+        Ok(running)
     }
 
     /// Gives the VM its device worker. That is not done at the start: the guest need not wait for it.
@@ -144,13 +146,7 @@ impl Running {
 
     /// Obeys commands and signals until the VM ends, then stops all its threads and destroys it.
     pub fn run(mut self, signals: Option<&Signals>) -> Result<Outcome, Error> {
-        let outcome = self.decide(signals);
-        // All are told before any is waited for.
-        self.vcpus.iter().for_each(VcpuThread::stop);
-        self.worker.iter().for_each(Worker::stop);
-        self.vcpus.into_iter().for_each(VcpuThread::join);
-        self.worker.into_iter().for_each(Worker::join);
-        outcome
+        self.decide(signals)
     }
 
     fn decide(&mut self, signals: Option<&Signals>) -> Result<Outcome, Error> {
@@ -169,8 +165,19 @@ impl Running {
             }
             // Nothing to read when it was a signal that woke us.
             let _ = wake.read();
-            if let Some(signal) = signals.and_then(Signals::take) {
-                return Ok(Outcome::Killed { signal });
+            let Some(signals) = signals else { continue };
+            match signals.take() {
+                None => {}
+                Some(Wish::End(signal)) => return Ok(Outcome::Killed { signal }),
+                Some(Wish::Stop) => {
+                    Terminal::leave();
+                    signals.stop()?;
+                }
+                Some(Wish::Continued) => {
+                    Terminal::reenter();
+                    // In the background, the worker has found that the input was not for it.
+                    let _ = self.board.devices.serial.room_event().write(1);
+                }
             }
         }
     }
@@ -243,6 +250,16 @@ impl Running {
             }
             Stopped::Failed(e) => return Err(e.into()),
         })
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // All are told before any is waited for.
+        self.vcpus.iter().for_each(VcpuThread::stop);
+        self.worker.iter().for_each(Worker::stop);
+        self.vcpus.drain(..).for_each(VcpuThread::join);
+        self.worker.take().into_iter().for_each(Worker::join);
     }
 }
 

@@ -156,7 +156,11 @@ fn map_region(spec: &MemorySpec, range: Range) -> Result<GuestRegionMmap<Pages>,
     let fail = |source| Error::Map { size: range.len, huge: spec.huge, source };
     let len = usize::try_from(range.len).map_err(|_| fail(io::ErrorKind::OutOfMemory.into()))?;
     let file = if spec.shared { Some(memfd(spec.huge, range.len).map_err(fail)?) } else { None };
-    let mut flags = MapFlags::NORESERVE;
+    // Huge pages are reserved at once: a pool that is too small ends the process by a signal later.
+    let mut flags = match spec.huge {
+        HugePages::Size2M | HugePages::Size1G => MapFlags::empty(),
+        HugePages::Default | HugePages::Thp => MapFlags::NORESERVE,
+    };
     flags |= if spec.shared { MapFlags::SHARED } else { MapFlags::PRIVATE };
     if spec.prealloc {
         flags |= MapFlags::POPULATE;
@@ -228,6 +232,19 @@ mod tests {
             let mut back = [0; 14];
             memory.read((4 << 30) + 4090, &mut back).unwrap();
             assert_eq!(&back, b"crosses a page");
+        }
+    }
+
+    #[test]
+    fn huge_pages_that_are_not_there_are_missed_at_once() {
+        // More than any test's host keeps in its pool, and little enough to have addresses for.
+        let layout = RamLayout::new(1 << 40);
+        for huge in [HugePages::Size2M, HugePages::Size1G] {
+            for shared in [false, true] {
+                let spec = MemorySpec { huge, ..spec(1 << 40, shared) };
+                let error = Memory::new(&spec, &layout).unwrap_err().to_string();
+                assert!(error.contains("in pages of") && error.contains("reserve some"), "{error}");
+            }
         }
     }
 

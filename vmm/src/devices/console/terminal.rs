@@ -2,14 +2,19 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::process::getpgrp;
 use rustix::stdio::stdin;
 use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetpgrp, tcsetattr};
 
-/// The settings to go back to; here, so that a panic on any thread can do it.
-static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
+/// The settings to go back to, and those of raw mode; here, so that a panic on any thread can restore them.
+static SETTINGS: Mutex<Option<Settings>> = Mutex::new(None);
+
+struct Settings {
+    before: Termios,
+    raw: Termios,
+}
 
 /// Raw mode of standard input, until it is dropped.
 #[derive(Debug)]
@@ -24,9 +29,26 @@ impl Terminal {
         let before = tcgetattr(stdin())?;
         let mut raw = before.clone();
         raw.make_raw();
-        *SAVED.lock().unwrap_or_else(PoisonError::into_inner) = Some(before);
+        *settings() = Some(Settings { before, raw: raw.clone() });
         tcsetattr(stdin(), OptionalActions::Now, &raw)?;
         Ok(Some(Self(())))
+    }
+
+    /// Gives the terminal back for as long as the process is stopped.
+    pub fn leave() {
+        Self::set(|settings| &settings.before);
+    }
+
+    /// Raw mode again after a stop, if there was one before: whoever had the terminal meanwhile has changed it.
+    pub fn reenter() {
+        Self::set(|settings| &settings.raw);
+    }
+
+    fn set(which: fn(&Settings) -> &Termios) {
+        if let Some(settings) = settings().as_ref().filter(|_| Self::is_foreground()) {
+            // Fails only if the terminal is gone.
+            let _ = tcsetattr(stdin(), OptionalActions::Now, which(settings));
+        }
     }
 
     /// Whether standard input is a terminal that we may read: in the background that would stop us.
@@ -37,11 +59,15 @@ impl Terminal {
 
     /// Goes back to the settings that were found, if they were changed.
     pub fn restore() {
-        if let Some(before) = SAVED.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(Settings { before, .. }) = settings().take() {
             // Fails only if the terminal is gone.
             let _ = tcsetattr(stdin(), OptionalActions::Now, &before);
         }
     }
+}
+
+fn settings() -> MutexGuard<'static, Option<Settings>> {
+    SETTINGS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Terminal {
