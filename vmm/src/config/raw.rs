@@ -31,7 +31,7 @@ pub struct RawConfig {
     #[schemars(with = "Option<String>")]
     pub initrd: Option<FileRef>,
 
-    /// Kernel command line [default: console=ttyS0 quiet panic=-1 reboot=k pci=off]
+    /// Kernel command line [default: console=ttyS0 quiet loglevel=3 panic=-1 reboot=k]
     ///
     /// The default puts the kernel's console where --console says, keeps it from chattering,
     /// and makes a panic or a reboot end the VM at once. A line of your own replaces all of it.

@@ -5,9 +5,9 @@ use super::{
     VmSpec,
 };
 
-/// The command line of a kernel for which none is given: the console on the first serial port, errors only,
+/// The command line of a kernel for which none is given: the console on the first serial port, critical messages only
 /// and at once a reset, by the keyboard controller, after a panic or on a reboot.
-pub const DEFAULT_CMDLINE: &str = "console=ttyS0 quiet panic=-1 reboot=k pci=off";
+pub const DEFAULT_CMDLINE: &str = "console=ttyS0 quiet loglevel=3 panic=-1 reboot=k";
 
 const HEADER: &str = "\
 # A whole configuration of `jiffy run`: keep it in a file, and give that with --config.
