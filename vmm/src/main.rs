@@ -70,7 +70,9 @@ fn run(spec: &VmSpec, start: Stamp) -> u8 {
     let report = control::launch(spec, &timeline);
     if report.console_lost > 0 {
         let lost = report.console_lost;
-        say(format_args!("jiffy: {lost} bytes of console output were lost: nobody read them in time\n"));
+        say(format_args!(
+            "jiffy: {lost} bytes of console output were lost: nobody took them in time, or they could not be written\n"
+        ));
     }
     if let Some(outcome) = report.outcome.as_ref().filter(|outcome| !outcome.is_ordinary()) {
         say(format_args!("jiffy: {outcome}\n"));

@@ -117,10 +117,30 @@ fn copy<B: BitmapSlice>(
             end = Some(boundary(end)).filter(|cut| (at + 1..end).contains(cut)).unwrap_or(end);
         }
         let chunk = &mut buffer[..(end - at) as usize];
-        part.file.read_exact_at(chunk, part.offset + at)?;
+        part.file.read_exact_at(chunk, part.offset + at).map_err(|e| match e.kind() {
+            io::ErrorKind::UnexpectedEof => {
+                io::Error::other("the file that goes there became shorter while it was read: start again")
+            }
+            _ => e,
+        })?;
         change(at, chunk);
         memory.subslice(at as usize, chunk.len()).map_err(io::Error::other)?.copy_from(chunk);
         at = end;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing;
+    use super::*;
+
+    #[test]
+    fn a_file_that_shrinks_is_an_error() {
+        let part = FilePart { file: testing::file(&[7; 10]), offset: 0, len: 20 };
+        let mut memory = [0; 20];
+        let write = MemoryWrite { addr: 0, data: Payload::File(part) };
+        let error = write.place(&VolatileSlice::from(&mut memory[..])).unwrap_err().to_string();
+        assert!(error.contains("became shorter"), "{error}");
+    }
 }

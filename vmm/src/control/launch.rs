@@ -169,11 +169,17 @@ fn prepare(spec: &VmSpec, opened: &Opened, ram: RamLayout) -> Result<BootState, 
 /// Refuses early what would run for minutes and then meet an instruction that software KVM does not know. Hosts
 /// whose processor shows its virtualisation are not asked.
 fn check_level(boot: &BootState) -> Result<(), Error> {
-    let linux = boot.kernel.as_ref().is_some_and(|kernel| kernel.protocol == Protocol::Linux64);
-    if linux && !kvm::has_hardware_hint() && kvm::Probe::run().level == kvm::Level::Software {
+    if is_linux(boot) && !kvm::has_hardware_hint() && kvm::Probe::run().level == kvm::Level::Software {
         return Err(Error::SoftwareKvm);
     }
     Ok(())
+}
+
+/// Only Linux is entered by its own protocol, or comes as a `bzImage`.
+fn is_linux(boot: &BootState) -> bool {
+    boot.kernel
+        .as_ref()
+        .is_some_and(|kernel| kernel.protocol == Protocol::Linux64 || kernel.unpacked.is_some())
 }
 
 /// Where unpacked kernels are kept: `$XDG_CACHE_HOME/jiffy/kernels`, by default in `~/.cache`.
@@ -181,4 +187,27 @@ fn cache_folder() -> Option<PathBuf> {
     let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let base = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
     Some(base.join("jiffy/kernels"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::boot::{BootCpu, KernelReport, Origin};
+
+    #[test]
+    fn linux_is_known_by_protocol_and_form() {
+        let unpacked = || Some(Origin::Cache);
+        let table = [
+            (Protocol::Linux64, None, true),
+            (Protocol::Linux64, unpacked(), true),
+            (Protocol::Pvh, unpacked(), true),
+            (Protocol::Pvh, None, false),
+        ];
+        for (protocol, unpacked, linux) in table {
+            let kernel = Some(KernelReport { protocol, unpacked, kaslr_offset: None });
+            let (writes, rom, loaded_bytes) = (Vec::new(), None, 0);
+            let boot = BootState { writes, rom, cpu: BootCpu::Reset, loaded_bytes, kernel };
+            assert_eq!(is_linux(&boot), linux, "{:?}", boot.kernel);
+        }
+    }
 }

@@ -42,6 +42,18 @@ pub enum Error {
         /// What there is.
         most: usize,
     },
+    /// KVM has limits of its own for a piece of memory: 8 TiB, and what it can allocate to keep track of it.
+    #[error(
+        "guest memory: this host's KVM does not take {len} bytes at {start:#x}: {source}: give less --memory"
+    )]
+    Memory {
+        /// Guest-physical address.
+        start: u64,
+        /// Length in bytes.
+        len: u64,
+        /// What the kernel said.
+        source: kvm_ioctls::Error,
+    },
     /// A call failed.
     #[error("KVM: {call}: {source}")]
     Call {

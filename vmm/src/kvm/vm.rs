@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use abi::layout::Range;
 use kvm_bindings::{KVM_MEM_READONLY, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region};
 use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::EventFd;
@@ -46,15 +47,20 @@ impl Vm {
     ///
     /// The mapping that `region.host` names has to stay for as long as the VM.
     pub unsafe fn set_memory(&self, slot: u32, region: &Slot, read_only: bool) -> Result<(), Error> {
+        let Range { start, len } = region.range;
         let region = kvm_userspace_memory_region {
             slot,
             flags: if read_only { KVM_MEM_READONLY } else { 0 },
-            guest_phys_addr: region.range.start,
-            memory_size: region.range.len,
+            guest_phys_addr: start,
+            memory_size: len,
             userspace_addr: region.host,
         };
         // SAFETY: the caller vouches for the mapping.
-        unsafe { self.fd.set_user_memory_region(region) }.map_err(call("KVM_SET_USER_MEMORY_REGION"))
+        unsafe { self.fd.set_user_memory_region(region) }.map_err(|source| Error::Memory {
+            start,
+            len,
+            source,
+        })
     }
 
     /// Makes a write to `event` raise the interrupt `gsi`.

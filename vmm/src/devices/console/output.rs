@@ -80,8 +80,9 @@ impl Write for ConsoleOutput {
 #[derive(Debug)]
 pub struct OutputPump {
     queue: ConsoleOutput,
-    /// `None` once writing has failed: the reader is gone.
+    /// `None` for nowhere, or once writing has failed: the reader is gone.
     sink: Option<Sink>,
+    failed: bool,
     waiting: bool,
 }
 
@@ -89,13 +90,16 @@ impl OutputPump {
     /// Moves what comes into `queue` to `sink`, or nowhere.
     #[must_use]
     pub fn new(queue: ConsoleOutput, sink: Option<Sink>) -> Self {
-        Self { queue, sink, waiting: false }
+        Self { queue, sink, failed: false, waiting: false }
     }
 
     /// Writes until the queue is empty or the sink wants us to wait; whether it does.
     fn pump(&mut self) -> bool {
         let Some(sink) = &mut self.sink else {
-            let _ = self.queue.take();
+            let taken = self.queue.take();
+            if self.failed {
+                self.queue.lose(taken.len());
+            }
             return false;
         };
         loop {
@@ -117,6 +121,7 @@ impl OutputPump {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => {
                     self.sink = None;
+                    self.failed = true;
                     self.queue.lose(self.queue.take().len());
                     return false;
                 }
@@ -206,5 +211,12 @@ mod tests {
         output.write_all(b"anybody?").unwrap();
         assert!(!pump.pump());
         assert_eq!(output.lost(), 8);
+        output.write_all(b"no?").unwrap();
+        assert!(!pump.pump());
+        assert_eq!(output.lost(), 11, "also what comes later");
+        let mut off = OutputPump::new(output.clone(), None);
+        output.write_all(b"nobody is meant to").unwrap();
+        assert!(!off.pump());
+        assert_eq!(output.lost(), 11);
     }
 }
