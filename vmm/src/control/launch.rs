@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::{Running, Signals};
 use crate::boot::{self, BootState, Input};
-use crate::config::{ConsoleSpec, Protocol, VmSpec};
+use crate::config::{ConsoleSpec, FileRef, Protocol, VmSpec};
 use crate::devices::console::{ConsoleOutput, InputPump, OutputPump, Terminal};
 use crate::devices::worker::Source;
 use crate::kvm::{self, Host};
@@ -136,7 +136,7 @@ fn run(
     let stdio = spec.console == ConsoleSpec::Stdio;
     let terminal = if stdio { Terminal::raw().map_err(system("terminal"))? } else { None };
     let mut sources: Vec<Box<dyn Source>> = vec![Box::new(OutputPump::new(console.clone(), opened.console))];
-    if stdio {
+    if stdio && !boots_from_stdin(spec) {
         let (port, handle) = (Arc::clone(&running.board().devices.serial), running.handle());
         let end = Box::new(move || handle.end(libc::SIGINT as u8));
         sources.push(Box::new(InputPump::new(port, console.clone(), end).map_err(system("console input"))?));
@@ -175,6 +175,12 @@ fn check_level(boot: &BootState) -> Result<(), Error> {
     Ok(())
 }
 
+/// Whether standard input is what the guest boots from (`fd:0`), and so nothing to type into its console.
+fn boots_from_stdin(spec: &VmSpec) -> bool {
+    let boot = &spec.boot;
+    [&boot.kernel, &boot.initrd, &boot.firmware].contains(&&Some(FileRef::Fd(0)))
+}
+
 /// Only Linux is entered by its own protocol, or comes as a `bzImage`.
 fn is_linux(boot: &BootState) -> bool {
     boot.kernel
@@ -193,6 +199,17 @@ fn cache_folder() -> Option<PathBuf> {
 mod tests {
     use super::*;
     use crate::boot::{BootCpu, KernelReport, Origin};
+    use crate::config::RawConfig;
+
+    #[test]
+    fn a_kernel_is_no_console_input() {
+        let spec = |toml: &str| {
+            RawConfig::parse(&"vm.toml".parse().unwrap(), toml.as_bytes()).unwrap().into_spec().unwrap()
+        };
+        assert!(boots_from_stdin(&spec("kernel = 'fd:0'")));
+        assert!(boots_from_stdin(&spec("kernel = 'a'\ninitrd = 'fd:0'")));
+        assert!(!boots_from_stdin(&spec("kernel = 'fd:3'")));
+    }
 
     #[test]
     fn linux_is_known_by_protocol_and_form() {
