@@ -16,6 +16,8 @@ use crate::devices::worker::Source;
 const CAPACITY: usize = 1 << 20;
 /// How long the end of a VM waits for a reader that takes nothing.
 const PATIENCE: Duration = Duration::from_millis(200);
+/// How long it waits for a reader that is slow.
+const LONGEST: Duration = Duration::from_secs(5);
 
 /// The queue's near end, which the serial port writes to. It never blocks and never fails.
 #[derive(Clone, Debug)]
@@ -157,9 +159,16 @@ impl MutEventSubscriber for OutputPump {
 impl Source for OutputPump {
     /// Writes out what the guest has said, as long as the reader takes it.
     fn finish(&mut self) {
-        let mut progress = Instant::now();
+        self.finish_within(LONGEST);
+    }
+}
+
+impl OutputPump {
+    fn finish_within(&mut self, longest: Duration) {
+        let begin = Instant::now();
+        let mut progress = begin;
         let mut left = self.queue.queue().len();
-        while self.pump() && progress.elapsed() < PATIENCE {
+        while self.pump() && progress.elapsed() < PATIENCE && begin.elapsed() < longest {
             std::thread::sleep(Duration::from_millis(1));
             let now = self.queue.queue().len();
             if now < left {
@@ -200,6 +209,24 @@ mod tests {
         drop(pump);
         assert_eq!(reading.join().unwrap().unwrap(), text);
         assert_eq!(output.lost(), 0);
+    }
+
+    #[test]
+    fn a_reader_that_is_slow_does_not_hold_up_the_end() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let mut output = ConsoleOutput::new().unwrap();
+        let mut pump = OutputPump::new(output.clone(), Some(Sink::new(writer.into()).unwrap()));
+        output.write_all(&vec![b'x'; CAPACITY]).unwrap();
+        // It would take everything, given the time.
+        let reading = std::thread::spawn(move || {
+            while reader.read(&mut [0; 4096]).unwrap() > 0 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        pump.finish_within(Duration::ZERO);
+        drop(pump);
+        assert!(output.lost() > 0 && output.take().is_empty());
+        reading.join().unwrap();
     }
 
     #[test]
