@@ -5,7 +5,7 @@ use super::{
     VmSpec,
 };
 
-/// The command line of a kernel for which none is given: the console on the first serial port, critical messages only
+/// The command line of a kernel for which none is given: the console on the first serial port, critical messages only,
 /// and at once a reset, by the keyboard controller, after a panic or on a reboot.
 pub const DEFAULT_CMDLINE: &str = "console=ttyS0 quiet loglevel=3 panic=-1 reboot=k";
 
