@@ -191,6 +191,22 @@ fn goes_on_where_it_was_saved() {
 }
 
 #[test]
+fn state_of_another_machine_is_refused() {
+    if !has_kvm() {
+        return;
+    }
+    let vm = boot(2);
+    vm.handle.pause().unwrap();
+    let state = Box::new(vm.handle.save().unwrap());
+    let memory = vm.end();
+    let wiring =
+        Wiring { console: ConsoleOutput::new().unwrap(), timeline: Arc::new(Timeline::begin(None, false)) };
+    let start = Start::Restore { state, rom: None };
+    let refused = machine::build(&Host::open().unwrap(), &spec(1), memory, start, &wiring).err().unwrap();
+    assert_eq!(refused.to_string(), "saved state has 2 vCPUs, the machine 1");
+}
+
+#[test]
 fn damaged_state_is_refused() {
     if !has_kvm() {
         return;

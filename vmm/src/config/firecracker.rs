@@ -325,7 +325,7 @@ mod tests {
             ),
             (
                 r#"{"machine-config": {"vcpu_count": 1, "mem_size_mib": 18446744073709551615}}"#,
-                "fc: machine-config.mem_size_mib: `18446744073709551615` is more memory than a VM can have: give 64T or less",
+                "fc: machine-config.mem_size_mib: `18446744073709551615` is more memory than a VM can have: give 4T or less",
             ),
             (
                 r#"{"machine-config": {"vcpu_count": 2}}"#,

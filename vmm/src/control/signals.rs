@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, FromRawFd};
 use vmm_sys_util::signal::{create_sigset, register_signal_handler};
 
 /// The signals that end a VM.
-const ENDING: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
+const ENDING: [i32; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
 
 /// The signals that stop and continue us: with them, a terminal in raw mode is given back and taken again.
 const STOPPING: [i32; 2] = [libc::SIGTSTP, libc::SIGCONT];

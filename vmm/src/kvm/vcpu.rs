@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::JoinHandle;
 
 use kvm_bindings::{
-    CpuId, KVM_EXIT_IO, KVM_INTERNAL_ERROR_EMULATION, kvm_dtable, kvm_regs, kvm_run, kvm_segment,
+    CpuId, KVM_INTERNAL_ERROR_EMULATION, kvm_dtable, kvm_regs, kvm_run, kvm_run__bindgen_ty_1__bindgen_ty_4,
+    kvm_segment,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
@@ -268,16 +269,18 @@ impl RunVcpu for Vcpu {
 
 /// Bytes a unit of the port access that `run` reports. kvm-ioctls gives the data of all units in one.
 fn io_size(run: *const kvm_run) -> usize {
-    // SAFETY: the mapping lives as long as the vCPU, and the kernel writes it only within KVM_RUN.
-    let run = unsafe { &*run };
-    debug_assert_eq!(run.exit_reason, KVM_EXIT_IO);
-    // SAFETY: for this exit reason the kernel has filled in this member of the union.
-    usize::from(unsafe { run.__bindgen_anon_1.io.size }).max(1)
+    // SAFETY: the mapping lives as long as the vCPU; a place in it is named, not read.
+    let exit = unsafe { &raw const (*run).__bindgen_anon_1 };
+    // SAFETY: the kernel writes this part of the mapping only within KVM_RUN, and for KVM_EXIT_IO it is this member of
+    // the union that it has filled in. Another thread may set `immediate_exit`, so there is no reference to the whole.
+    let io = unsafe { exit.cast::<kvm_run__bindgen_ty_1__bindgen_ty_4>().read() };
+    usize::from(io.size).max(1)
 }
 
 fn is_emulation_failure(run: *const kvm_run) -> bool {
     // SAFETY: as in `io_size`.
-    let run = unsafe { &*run };
-    // SAFETY: for KVM_EXIT_INTERNAL_ERROR the kernel has filled in this member of the union.
-    unsafe { run.__bindgen_anon_1.internal.suberror == KVM_INTERNAL_ERROR_EMULATION }
+    let exit = unsafe { &raw const (*run).__bindgen_anon_1 };
+    // SAFETY: as in `io_size`; for KVM_EXIT_INTERNAL_ERROR the union begins with the sub-error.
+    let suberror = unsafe { exit.cast::<u32>().read() };
+    suberror == KVM_INTERNAL_ERROR_EMULATION
 }

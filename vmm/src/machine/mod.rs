@@ -35,6 +35,14 @@ pub enum Error {
     /// Saved state could not be taken back.
     #[error(transparent)]
     State(#[from] state::Error),
+    /// Saved state of another machine.
+    #[error("saved state has {saved} vCPUs, the machine {wanted}")]
+    Vcpus {
+        /// In the state.
+        saved: usize,
+        /// In the specification.
+        wanted: usize,
+    },
     /// No CPUID for this guest.
     #[error(transparent)]
     Cpuid(#[from] cpuid::Error),
@@ -165,6 +173,9 @@ pub fn build(
             rom
         }
         Start::Restore { state: saved, rom } => {
+            if saved.vcpus.len() != vcpus.len() {
+                return Err(Error::Vcpus { saved: saved.vcpus.len(), wanted: vcpus.len() });
+            }
             for (vcpu, bytes) in vcpus.iter().zip(&saved.vcpus) {
                 vcpu.restore(&state::decode::<VcpuState>(bytes)?)?;
             }

@@ -39,7 +39,8 @@ pub fn run(ctx: &Ctx, args: &Args) -> Result<ExitCode> {
         cargo.env(skip::REQUIRE, "1");
     }
     if let Some(filter) = &args.filter {
-        if ctx.root.join("tests/tests").join(filter).with_extension("rs").is_file() {
+        let suite = ctx.root.join("tests/tests").join(filter);
+        if suite.with_extension("rs").is_file() || suite.join("main.rs").is_file() {
             cargo.args(["--package", "tests", "--test", filter]);
         } else {
             cargo.arg(filter);
