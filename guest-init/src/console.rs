@@ -7,6 +7,7 @@ use core::fmt::{Arguments, Display};
 use rustix::fd::{AsRawFd, BorrowedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use rustix::termios::{Action, tcdrain, tcflow};
 use rustix::{fs, io, stdio};
 
 /// Standard input.
@@ -46,6 +47,14 @@ pub fn print(text: &dyn Display) {
 /// Writes one line of init's own to standard error.
 pub fn say(line: Arguments<'_>) {
     write_all(STDERR, format!("jiffy-init: {line}\n").as_bytes());
+}
+
+/// Waits until the console has taken all that was written: a power-off would cut it short. A terminal that was
+/// stopped (Ctrl-S) goes on first.
+pub fn drain() {
+    // These fail only if standard output is no terminal.
+    let _ = tcflow(STDOUT, Action::OOn);
+    let _ = tcdrain(STDOUT);
 }
 
 /// There is nobody to tell if the console does not take it.

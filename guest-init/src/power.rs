@@ -3,7 +3,7 @@
 use rustix::fs::{Access, access};
 use rustix::system::{RebootCommand, reboot};
 
-use crate::console::say;
+use crate::console::{self, say};
 use crate::error::Reason;
 use crate::ports::Ports;
 use crate::sys;
@@ -17,12 +17,13 @@ pub const NOT_FOUND: u8 = 127;
 /// Status of a workload that signal n killed, less n.
 pub const KILLED_BY_SIGNAL: u8 = 128;
 
-/// Reports `status`, writes back all file systems and switches off.
+/// Reports `status`, lets the console finish, writes back all file systems and switches off.
 pub fn off(ports: Option<&Ports>, status: u8) -> ! {
     match ports {
         Some(ports) => ports.exit_status(status),
         None => say(format_args!("exit status {status}")),
     }
+    console::drain();
     rustix::fs::sync();
     // A kernel without ACPI can't switch off: it would halt for ever. A reset ends the VM as well.
     let command = match access(c"/sys/firmware/acpi", Access::EXISTS) {

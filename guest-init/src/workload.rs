@@ -7,7 +7,8 @@ use core::ffi::CStr;
 use linux_raw_sys::general::SIGCHLD;
 use rustix::fs::{Access, access};
 use rustix::io::Errno;
-use rustix::process::{Pid, WaitOptions, WaitStatus, chdir, ioctl_tiocsctty, setsid, wait};
+use rustix::process::{Pid, WaitOptions, WaitStatus, chdir, getpid, ioctl_tiocsctty, setpgid, setsid, wait};
+use rustix::termios::tcsetpgrp;
 
 use crate::console::{STDIN, say};
 use crate::error::{Error, Reason};
@@ -50,8 +51,15 @@ impl Workload<'_> {
     /// All signals must be blocked.
     pub fn run(&self) -> Result<u8, Error> {
         chdir(self.cwd).map_err(Error::system("cwd", self.cwd.to_string_lossy()))?;
+        // The session is init's: when the leader of a session ends, the kernel discards what it has written and the
+        // terminal has not sent yet. These two fail without a terminal, which a workload need not have.
+        let _ = setsid();
+        let _ = ioctl_tiocsctty(STDIN);
         let workload = match sys::fork().map_err(Error::system("fork", ""))? {
-            Fork::Child => self.become_command(),
+            Fork::Child => {
+                to_foreground();
+                self.become_command()
+            }
             Fork::Parent(pid) => pid,
         };
         loop {
@@ -68,9 +76,6 @@ impl Workload<'_> {
     }
 
     fn become_command(&self) -> ! {
-        // These two fail without a terminal, which a workload need not have.
-        let _ = setsid();
-        let _ = ioctl_tiocsctty(STDIN);
         let _ = sys::block_signals(&Signals::NONE);
         let (status, errno) = self.exec();
         let command = self.command.first().copied().unwrap_or_default().to_string_lossy();
@@ -112,6 +117,13 @@ impl Workload<'_> {
             .filter_map(|folder| CString::new([folder, b"/", command.to_bytes()].concat()).ok())
             .collect()
     }
+}
+
+/// Makes this process a group of its own, the one that gets what is typed at the terminal. SIGTTOU must be blocked.
+fn to_foreground() {
+    // The first never fails for a fresh child, the second only without a terminal.
+    let _ = setpgid(None, None);
+    let _ = tcsetpgrp(STDIN, getpid());
 }
 
 /// Reaps all that have ended; the exit status of `workload` if it is among them.

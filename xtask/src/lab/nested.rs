@@ -52,16 +52,17 @@ pub(super) fn run(lab: &Lab, speed: Speed, ctx: &Ctx, steps: &[Step], take: &mut
         // A pipe's reader would have a say in when bytes leave, and so in virtual time.
         Speed::Exact { .. } => command.arg("-serial").arg(format!("file:{}", reports.display())),
     };
-    let limit =
-        START_AND_END + steps.iter().map(|step| Duration::from_millis(step.deadline_ms)).sum::<Duration>();
-    let deadline = Instant::now() + limit;
+    let limits = steps.iter().map(|step| Duration::from_millis(step.deadline_ms));
+    let deadline = Instant::now() + START_AND_END + limits.clone().sum();
+    // A step ends at its own deadline; a lab in which none does for longer than that has stalled.
+    let patience = START_AND_END + limits.max().unwrap_or_default();
     let mut qemu = Process::spawn(command.stdin(Stdio::piped()).stdout(Stdio::piped()))?;
     let stdout = qemu.stdout()?;
     let input = qemu.stdin()?;
     let input = if lab.forward_stdin { Some(input) } else { None };
     let ended = match speed {
         Speed::Functional => {
-            follow(stdout, input, deadline, take).and_then(|done| qemu.wait(deadline).map(|_| done))
+            follow(stdout, input, patience, take).and_then(|done| qemu.wait(deadline).map(|_| done))
         }
         Speed::Exact { .. } => {
             let ended = qemu.wait(deadline).map(|_| ());
@@ -106,14 +107,15 @@ fn archive(lab: &Lab, ctx: &Ctx, kernel: &Kernel, steps: &[Step]) -> Result<Cpio
     Ok(cpio)
 }
 
-/// Takes reports as they come, until the plan is done; false if they end before. When the first step has begun,
-/// `input` is fed.
+/// Takes reports as they come, until the plan is done; false if they end before. No step may take longer than
+/// `patience`. When the first step has begun, `input` is fed.
 fn follow(
     from: impl Read + Send + 'static,
     mut input: Option<ChildStdin>,
-    deadline: Instant,
+    patience: Duration,
     take: &mut Take<'_>,
 ) -> Result<bool> {
+    let mut deadline = Instant::now() + patience;
     let (sender, reports) = channel();
     // Ends with QEMU, when its end of the pipe is closed.
     thread::spawn(move || {
@@ -130,6 +132,9 @@ fn follow(
             Ok(report) => {
                 let Frame { step, event } = report.context("report of the lab")?;
                 let done = event == Event::Done;
+                if matches!(event, Event::End(_)) {
+                    deadline = Instant::now() + patience;
+                }
                 if event == Event::Begin
                     && let Some(to) = input.take()
                 {
@@ -142,7 +147,7 @@ fn follow(
                 }
             }
             Err(RecvTimeoutError::Disconnected) => return Ok(false),
-            Err(RecvTimeoutError::Timeout) => bail!("the lab did not end by its deadline"),
+            Err(RecvTimeoutError::Timeout) => bail!("the lab has stalled: no step ended for {patience:?}"),
         }
     }
 }

@@ -11,8 +11,8 @@ use crate::state::{self, Saved};
 
 /// Status A: divider on, no update in progress.
 const STATUS_A: u8 = 0x26;
-/// Status B: 24 hours, binary.
-const STATUS_B: u8 = 0x06;
+/// Status B: 24 hours, binary-coded decimal (Linux takes that for granted on a PC).
+const STATUS_B: u8 = 0x02;
 /// Status D: the battery is good.
 const STATUS_D: u8 = 0x80;
 
@@ -94,7 +94,7 @@ impl Cmos {
             0x09 => year % 100,
             _ => year / 100,
         };
-        u8::try_from(value).unwrap_or(0)
+        u8::try_from(((value / 10) << 4) | (value % 10)).unwrap_or(0)
     }
 }
 
@@ -153,7 +153,7 @@ mod tests {
         // 2028-02-29 23:59:58 UTC, a Tuesday.
         let cmos = Cmos { now: || 1_835_481_598, ..Cmos::new(None) };
         let now = [0x32, 0x09, 0x08, 0x07, 0x06, 0x04, 0x02, 0x00].map(|i| read(&cmos, i));
-        assert_eq!(now, [20, 28, 2, 29, 3, 23, 59, 58]);
+        assert_eq!(now, [0x20, 0x28, 0x02, 0x29, 0x03, 0x23, 0x59, 0x58]);
         assert_eq!(civil(0), (1970, 1, 1));
         assert_eq!(civil(11_016), (2000, 2, 29));
         assert_eq!(civil(47_541), (2100, 3, 1));

@@ -18,11 +18,15 @@ const LEN: u64 = 8;
 /// Registers, and bits in them, that tell whether the guest listens.
 const IER: u64 = 1;
 const IER_RDA: u8 = 1 << 0;
+const IIR: u64 = 2;
+const IIR_NONE: u8 = 1 << 0;
+const IIR_RDA: u8 = 1 << 2;
 const LCR: u64 = 3;
 const LCR_DLAB: u8 = 1 << 7;
 const MCR: u64 = 4;
 const MCR_LOOP: u8 = 1 << 4;
 const LSR: u64 = 5;
+const LSR_DATA_READY: u8 = 1 << 0;
 /// So many reads of the line status in a row are a guest that polls for input. One that sends reads it once a byte,
 /// since the transmitter is always ready.
 const POLLING: u8 = 16;
@@ -161,12 +165,23 @@ impl SerialPort {
     }
 }
 
+/// Whether there is input that the guest wants an interrupt for. The model forgets that as soon as the guest has read
+/// one byte or the interrupt's cause, and a driver that pauses in the middle would never hear of the rest.
+fn has_input(model: &mut Model, listening: Listening) -> bool {
+    !listening.divisor_latch
+        && model.read(IER as u8) & IER_RDA != 0
+        && model.read(LSR as u8) & LSR_DATA_READY != 0
+}
+
 impl BusDevice for SerialPort {
     fn read(&self, offset: u64, data: &mut [u8]) {
         let (model, listening) = &mut *self.model();
         let before = listening.takes_input();
         for (port, byte) in (offset..LEN).zip(data) {
             *byte = model.read(port as u8);
+            if port == IIR && *byte & IIR_NONE != 0 && has_input(model, *listening) {
+                *byte = (*byte & !IIR_NONE) | IIR_RDA;
+            }
             listening.read(port);
         }
         self.tell(before, listening.takes_input());
@@ -276,6 +291,30 @@ mod tests {
         assert_eq!(port.input_room(), 0);
         port.input(b"b");
         assert_eq!(port.model().0.state().in_buffer.len(), room);
+    }
+
+    #[test]
+    fn input_that_is_left_is_still_a_cause() {
+        let (port, line, _) = port();
+        let cause = || {
+            let mut iir = [0];
+            port.read(IIR, &mut iir);
+            iir[0] & 0xf
+        };
+        port.write(IER, &[IER_RDA]);
+        assert_eq!(cause(), IIR_NONE);
+        port.input(b"abc");
+        assert_eq!([cause(), cause()], [IIR_RDA; 2], "as long as there is some");
+        for left in [IIR_RDA, IIR_RDA, IIR_NONE] {
+            port.read(0, &mut [0]);
+            assert_eq!(cause(), left);
+        }
+        port.write(IER, &[0]);
+        port.input(b"d");
+        assert_eq!(cause(), IIR_NONE, "not asked for");
+        let before = line.0.load(Ordering::SeqCst);
+        port.write(IER, &[IER_RDA]);
+        assert_eq!(line.0.load(Ordering::SeqCst), before + 1, "asked for when it was there");
     }
 
     #[test]

@@ -1,0 +1,140 @@
+//! Suites: guests that share a lab, and tests of other kinds beside them.
+
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use agent::Event;
+use anyhow::{Result, ensure};
+use libtest_mimic::{Arguments, Failed, Trial};
+use xtask::built;
+use xtask::ctx::{Ctx, Options};
+use xtask::lab::{Lab, Speed, StepReport, Way};
+use xtask::probe::{self, Level};
+
+use crate::Guest;
+
+/// Last lines of a run that are shown when it fails.
+const SHOWN_LINES: usize = 40;
+
+/// The context of suites, as of xtask's tasks.
+pub fn context() -> Result<Ctx> {
+    Ctx::new(&Options::default())
+}
+
+/// A nested lab with `jiffy` in it; all guests run there.
+pub fn nested_lab(ctx: &Ctx) -> Result<Lab> {
+    lab(ctx, Way::Nested(Speed::Functional))
+}
+
+/// A lab for guests that every KVM can run: this host if it has any KVM, else a nested one.
+pub fn tiny_lab(ctx: &Ctx) -> Result<Lab> {
+    let way = match probe::probe(ctx)?.level {
+        Level::Hardware | Level::Software => Way::Native,
+        Level::None => Way::Nested(Speed::Functional),
+    };
+    lab(ctx, way)
+}
+
+fn lab(ctx: &Ctx, way: Way) -> Result<Lab> {
+    let mut lab = Lab::new(way);
+    lab.file("jiffy", &built::JIFFY.path(ctx)?);
+    Ok(lab)
+}
+
+/// Guests that are run one after the other at one start of a lab, when the first result is asked for.
+struct Batch {
+    ctx: Ctx,
+    lab: Lab,
+    guests: Vec<Guest>,
+    reports: OnceLock<Result<Vec<StepReport>, String>>,
+    /// Whether a test has told why the lab failed.
+    explained: AtomicBool,
+}
+
+impl Batch {
+    fn check(&self, index: usize) -> Result<(), Failed> {
+        let steps = || self.guests.iter().map(Guest::step).collect::<Vec<_>>();
+        let run =
+            || self.lab.watch(&self.ctx, &steps(), &mut progress(&self.guests)).map(|report| report.steps);
+        let reports = self.reports.get_or_init(|| run().map_err(|error| format!("{error:#}")));
+        let reports =
+            reports.as_ref().map_err(|error| match self.explained.swap(true, Ordering::Relaxed) {
+                false => format!("the lab failed: {error}"),
+                true => "the lab failed, as another test says".to_owned(),
+            })?;
+        let report = reports.get(index).ok_or("the lab has no report of it")?;
+        self.guests[index].check(report).map_err(|error| explain(&error, report).into())
+    }
+}
+
+/// Says on standard error when a guest has ended, since a lab with many of them takes minutes.
+fn progress(guests: &[Guest]) -> impl FnMut(u32, &Event) {
+    move |step, event| {
+        if let (Event::End(end), Some(guest)) = (event, guests.get(step as usize)) {
+            let ms = end.ended_ns.saturating_sub(end.started_ns) / 1_000_000;
+            eprintln!("{}: {:?} after {ms} ms", guest.name(), end.status);
+        }
+    }
+}
+
+/// What went wrong, and the last of what the run said.
+fn explain(error: &anyhow::Error, report: &StepReport) -> String {
+    let last = |bytes: &[u8]| {
+        let text = String::from_utf8_lossy(bytes);
+        let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
+        lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n  ")
+    };
+    let [stdout, stderr] = [&report.stdout, &report.stderr].map(|bytes| last(bytes));
+    format!("{error:#}\nconsole:\n  {stdout}\nstandard error:\n  {stderr}")
+}
+
+/// The tests of `guests`, which `lab` runs. Those that the command line leaves out are not run.
+pub fn guests(ctx: &Ctx, lab: Lab, guests: Vec<Guest>) -> Result<Vec<Trial>> {
+    let args = Arguments::from_args();
+    let guests: Vec<Guest> = guests.into_iter().filter(|guest| wanted(&args, guest.name())).collect();
+    let names: Vec<String> = guests.iter().map(|guest| guest.name().to_owned()).collect();
+    for (index, name) in names.iter().enumerate() {
+        ensure!(!names[..index].contains(name), "two guests are named {name}");
+    }
+    let batch = Arc::new(Batch {
+        ctx: ctx.clone(),
+        lab,
+        guests,
+        reports: OnceLock::new(),
+        explained: AtomicBool::new(false),
+    });
+    let trial = |(index, name): (usize, String)| {
+        let batch = Arc::clone(&batch);
+        Trial::test(name, move || batch.check(index))
+    };
+    Ok(names.into_iter().enumerate().map(trial).collect())
+}
+
+fn wanted(args: &Arguments, name: &str) -> bool {
+    let fits = |filter: &String| if args.exact { name == filter } else { name.contains(filter) };
+    args.filter.as_ref().is_none_or(fits) && !args.skip.iter().any(fits)
+}
+
+/// A test that is a function.
+pub fn test(name: &str, test: impl FnOnce() -> Result<()> + Send + 'static) -> Trial {
+    Trial::test(name, move || test().map_err(|error| format!("{error:#}").into()))
+}
+
+/// Runs the tests that the command line selects and prints what came of them. A suite that runs none although no
+/// filter was given fails.
+pub fn run(trials: Result<Vec<Trial>>) -> ExitCode {
+    let args = Arguments::from_args();
+    match trials {
+        Ok(trials) if !trials.is_empty() || args.filter.is_some() => {
+            libtest_mimic::run(&args, trials).exit_code()
+        }
+        Ok(_) => fail("it has no tests"),
+        Err(error) => fail(&format!("{error:#}")),
+    }
+}
+
+fn fail(why: &str) -> ExitCode {
+    eprintln!("the suite cannot be run: {why}");
+    ExitCode::FAILURE
+}
