@@ -3,12 +3,83 @@
 
 use std::collections::BTreeMap;
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
+use crate::cache;
 use crate::ctx::Ctx;
+
+/// Where packages are looked up.
+#[derive(Debug)]
+pub enum Lists {
+    /// In what this host is configured with.
+    Host,
+    /// In another suite of Debian, from the mirror that this host is configured with. Apt's state for it is in the
+    /// cache; the host's own is not touched.
+    Suite(Vec<String>),
+}
+
+impl Lists {
+    /// The lists of Debian's suite `name`.
+    pub fn suite(ctx: &Ctx, name: &str) -> Result<Self> {
+        let keyring = Path::new("/usr/share/keyrings/debian-archive-keyring.gpg");
+        if !keyring.is_file() {
+            install(ctx, "Debian's keyring", "debian-archive-keyring")?;
+        }
+        let mirror = Self::Host.with(ctx, || {
+            let format = "$(ORIGIN)|$(LABEL)|$(REPO_URI)";
+            let text = ctx.read(Command::new("apt-get").args(["indextargets", "--format", format]))?;
+            let uri = text.lines().find_map(|line| line.strip_prefix("Debian|Debian|"));
+            Ok(uri.context("apt is configured with no mirror of Debian")?.to_owned())
+        })?;
+        let folder = ctx.cache.join("apt").join(name);
+        let [state, store] = ["state", "cache"].map(|part| folder.join(part));
+        for place in [state.join("lists/partial"), store.join("archives/partial")] {
+            fs::create_dir_all(&place).with_context(|| format!("cannot create {}", place.display()))?;
+        }
+        let list = folder.join("sources.list");
+        cache::write(
+            &list,
+            format!("deb [signed-by={}] {mirror} {name} main\n", keyring.display()).as_bytes(),
+        )?;
+        let places = [("Etc::sourcelist", &*list), ("State", &state), ("Cache", &store)];
+        let mut options: Vec<String> =
+            places.map(|(what, path)| format!("-oDir::{what}={}", path.display())).to_vec();
+        options.push("-oDir::Etc::sourceparts=-".to_owned());
+        Ok(Self::Suite(options))
+    }
+
+    /// A program of apt's that uses these lists.
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        if let Self::Suite(options) = self {
+            command.args(options);
+        }
+        command
+    }
+
+    /// Does something that needs the lists. If it fails, they are fetched, where that is possible, and it is tried
+    /// once more: they may be absent, or so old that they name files that are gone.
+    fn with<T>(&self, ctx: &Ctx, act: impl Fn() -> Result<T>) -> Result<T> {
+        if find("apt-get").is_none() {
+            bail!("packages are found through apt, which this host does not have");
+        }
+        let first = match act() {
+            Ok(done) => return Ok(done),
+            Err(error) => error,
+        };
+        if matches!(self, Self::Host) && !is_root() {
+            return Err(first).context("if the package lists are absent or old, run as root: apt-get update");
+        }
+        let step = ctx.step("Fetching package lists");
+        ctx.run(self.command("apt-get").args(["update", "--quiet"])).context("cannot fetch package lists")?;
+        drop(step);
+        act()
+    }
+}
 
 /// What the package index says of a package; field names as in Debian Policy, chapter 5.
 #[derive(Debug)]
@@ -36,16 +107,18 @@ impl Stanza {
 }
 
 /// Looks a package up (`NAME` or `NAME=VERSION`): of several versions, the one that would be installed.
-pub fn show(ctx: &Ctx, package: &str) -> Result<Stanza> {
-    let text =
-        with_lists(ctx, || ctx.read(Command::new("apt-cache").args(["show", "--no-all-versions", package])))?;
-    Ok(Stanza::parse(&text))
+pub fn show(ctx: &Ctx, lists: &Lists, package: &str) -> Result<Stanza> {
+    let show = || ctx.read(lists.command("apt-cache").args(["show", "--no-all-versions", package]));
+    Ok(Stanza::parse(&lists.with(ctx, show)?))
 }
 
 /// Downloads a package (`NAME=VERSION`) into `folder`, as its only file.
-pub fn download(ctx: &Ctx, package: &str, folder: &Path) -> Result<PathBuf> {
-    let get = || ctx.run(Command::new("apt-get").args(["--quiet", "download", package]).current_dir(folder));
-    with_lists(ctx, get)?;
+pub fn download(ctx: &Ctx, lists: &Lists, package: &str, folder: &Path) -> Result<PathBuf> {
+    let get = || {
+        let mut command = lists.command("apt-get");
+        ctx.run(command.args(["--quiet", "download", package]).current_dir(folder))
+    };
+    lists.with(ctx, get)?;
     let mut files = folder.read_dir()?;
     let (Some(file), None) = (files.next(), files.next()) else {
         bail!("apt-get download {package} did not leave one file in {}", folder.display())
@@ -58,36 +131,31 @@ pub fn tool(ctx: &Ctx, tool: &str, package: &str) -> Result<PathBuf> {
     if let Some(path) = find(tool) {
         return Ok(path);
     }
-    let by_hand = format!("{tool} is missing; install it: apt-get install --no-install-recommends {package}");
+    install(ctx, tool, package)?;
+    find(tool).with_context(|| format!("package {package} has no {tool}"))
+}
+
+/// Sees to it that a file is there that no `PATH` leads to, in the same way.
+pub fn file(ctx: &Ctx, path: &str, package: &str) -> Result<()> {
+    if !Path::new(path).is_file() {
+        install(ctx, path, package)?;
+        ensure!(Path::new(path).is_file(), "package {package} has no {path}");
+    }
+    Ok(())
+}
+
+/// Installs `package`, from which `what` is wanted.
+fn install(ctx: &Ctx, what: &str, package: &str) -> Result<()> {
+    let by_hand = format!("{what} is missing; install it: apt-get install --no-install-recommends {package}");
     if find("apt-get").is_none() || !is_root() {
         bail!(by_hand);
     }
-    let _step = ctx.step(format!("Installing {package} (for {tool})"));
+    let _step = ctx.step(format!("Installing {package} (for {what})"));
     let install = || {
         let args = ["install", "--quiet", "--yes", "--no-install-recommends", package];
         ctx.run(Command::new("apt-get").args(args).env("DEBIAN_FRONTEND", "noninteractive"))
     };
-    with_lists(ctx, install).with_context(|| by_hand.clone())?;
-    find(tool).with_context(|| format!("package {package} has no {tool}"))
-}
-
-/// Does something that needs apt's lists. If it fails, the lists are fetched, where that is possible, and it is
-/// tried once more: they may be absent, or so old that they name files that are gone.
-fn with_lists<T>(ctx: &Ctx, act: impl Fn() -> Result<T>) -> Result<T> {
-    if find("apt-get").is_none() {
-        bail!("packages are found through apt, which this host does not have");
-    }
-    let first = match act() {
-        Ok(done) => return Ok(done),
-        Err(error) => error,
-    };
-    if !is_root() {
-        return Err(first).context("if the package lists are absent or old, run as root: apt-get update");
-    }
-    let step = ctx.step("Fetching package lists");
-    ctx.run(Command::new("apt-get").args(["update", "--quiet"])).context("cannot fetch package lists")?;
-    drop(step);
-    act()
+    Lists::Host.with(ctx, install).context(by_hand)
 }
 
 /// Finds a program in `PATH`.

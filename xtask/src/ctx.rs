@@ -77,6 +77,17 @@ impl Ctx {
         Step(bar)
     }
 
+    /// As [`Ctx::step`], for work of which it is known how much there is: a bar on a terminal, else a line for each
+    /// tenth.
+    #[must_use]
+    pub fn bar(&self, message: impl Into<String>, length: u64) -> Step {
+        let step = self.step(message);
+        step.0.set_length(length);
+        let style = ProgressStyle::with_template("{spinner} {msg} {wide_bar} {percent} % {elapsed}");
+        step.0.set_style(style.expect("template is right"));
+        step
+    }
+
     /// Runs `command` to its end and requires that it succeeds. Its output is shown as it comes when the user
     /// asked for that, else only when it fails.
     pub fn run(&self, command: &mut Command) -> Result<()> {
@@ -114,6 +125,15 @@ impl Step {
     /// Replaces the message.
     pub fn message(&self, message: impl Into<String>) {
         self.0.set_message(message.into());
+    }
+
+    /// Says how much of a bar's length is done.
+    pub fn advance(&self, to: u64) {
+        let tenth = |position: u64| position * 10 / self.0.length().unwrap_or(1).max(1);
+        if self.0.is_hidden() && tenth(to) > tenth(self.0.position()) {
+            eprintln!("{}: {} %", self.0.message(), tenth(to).min(10) * 10);
+        }
+        self.0.set_position(to);
     }
 
     /// Ends it.

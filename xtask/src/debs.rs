@@ -9,8 +9,9 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::apt::{self, Lists};
 use crate::ctx::Ctx;
-use crate::{apt, cache, unpack};
+use crate::{cache, unpack};
 
 /// A package in the cache.
 #[derive(Clone, Debug)]
@@ -60,9 +61,10 @@ pub fn get(ctx: &Ctx, name: &str, depends: Option<&str>) -> Result<Package> {
 /// As [`get`], but looks the newest version up, whatever the cache has.
 pub fn fetch(ctx: &Ctx, name: &str, depends: Option<&str>) -> Result<Package> {
     let step = ctx.step(format!("Looking {name} up"));
-    let mut stanza = apt::show(ctx, name)?;
+    let lists = Lists::Host;
+    let mut stanza = apt::show(ctx, &lists, name)?;
     if let Some(prefix) = depends {
-        stanza = apt::show(ctx, &stanza.dependency(prefix)?)?;
+        stanza = apt::show(ctx, &lists, &stanza.dependency(prefix)?)?;
     }
     let record = Record {
         package: stanza.field("Package")?.to_owned(),
@@ -70,24 +72,38 @@ pub fn fetch(ctx: &Ctx, name: &str, depends: Option<&str>) -> Result<Package> {
         sha256: stanza.field("SHA256")?.to_owned(),
         size: stanza.field("Size")?.parse().context("size of the package")?,
     };
-    let id = format!("{}={}", record.package, record.version);
-    let folder = format!("{}_{}", record.package, record.version.replace(':', "%3a"));
-    let path = cache::folder(ctx, &folder, |place| {
-        let download = tempfile::tempdir_in(place)?;
-        step.message(format!("Downloading {id} ({})", indicatif::HumanBytes(record.size)));
-        let deb = apt::download(ctx, &id, download.path())?;
-        let hash = sha256(&deb)?;
-        ensure!(hash == record.sha256, "{id}: SHA256 is {hash}, the package index says {}", record.sha256);
-        step.message(format!("Unpacking {id}"));
-        unpack_deb(&deb, place).with_context(|| format!("cannot unpack {id}"))?;
-        fs::write(place.join(RECORD), serde_json::to_vec_pretty(&record)?)?;
-        Ok(())
-    })?;
+    step.done();
+    let path = place(ctx, || Ok(lists), &record)?;
+    let folder = path.file_name().context("a package's folder has no name")?;
     // The name leads to the version last fetched; replaced by rename, so that it always leads somewhere.
     let fresh = tempfile::tempdir_in(&ctx.cache)?;
-    symlink(&folder, fresh.path().join(name))?;
+    symlink(folder, fresh.path().join(name))?;
     fs::rename(fresh.path().join(name), ctx.cache.join(name))?;
     Ok(Package { record, path })
+}
+
+/// Exactly the package of `record`, from the cache if it is there, else from Debian's suite `suite`; returns its
+/// unpacked files.
+pub fn pinned(ctx: &Ctx, suite: &str, record: &Record) -> Result<PathBuf> {
+    place(ctx, || Lists::suite(ctx, suite), record)
+}
+
+/// The unpacked files of a package; where it is not in the cache, it is downloaded and verified.
+fn place(ctx: &Ctx, lists: impl FnOnce() -> Result<Lists>, record: &Record) -> Result<PathBuf> {
+    let id = format!("{}={}", record.package, record.version);
+    let folder = format!("{}_{}", record.package, record.version.replace(':', "%3a"));
+    cache::folder(ctx, &folder, |place| {
+        let lists = lists()?;
+        let step = ctx.step(format!("Downloading {id} ({})", indicatif::HumanBytes(record.size)));
+        let download = tempfile::tempdir_in(place)?;
+        let deb = apt::download(ctx, &lists, &id, download.path())?;
+        let hash = sha256(&deb)?;
+        ensure!(hash == record.sha256, "{id}: SHA256 is {hash}, expected {}", record.sha256);
+        step.message(format!("Unpacking {id}"));
+        unpack_deb(&deb, place).with_context(|| format!("cannot unpack {id}"))?;
+        fs::write(place.join(RECORD), serde_json::to_vec_pretty(record)?)?;
+        Ok(())
+    })
 }
 
 fn sha256(path: &Path) -> Result<String> {

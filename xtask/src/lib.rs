@@ -12,4 +12,5 @@ pub mod kernel;
 pub mod lab;
 pub mod probe;
 pub mod skip;
+pub mod tuned;
 mod unpack;

@@ -1,12 +1,16 @@
 //! `kernel`: guest kernels in the cache.
 
+use std::fs;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
+use indicatif::HumanBytes;
 use xtask::ctx::Ctx;
 use xtask::kernel::Kernel;
+use xtask::tuned::config::{Config, Fragment};
+use xtask::tuned::{Recipe, Tuned, why};
 
-/// Fetch guest kernels, and list those that are there
+/// Build or fetch guest kernels, list those that are there, and say what is in them
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -15,25 +19,91 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum What {
+    /// Build jiffy's own kernel, `fast`, from Debian's source
+    ///
+    /// It takes some eight minutes of a processor and 2 GB of the cache, which are given back. An interrupted build is
+    /// taken up where it was.
+    Build,
     /// Get Debian's newest kernel for virtual machines, as apt's lists have it
     Fetch,
     /// List the kernels in the cache
     List,
+    /// Print the configuration that is wished of `fast`, with reasons
+    Config {
+        /// Print the one that it was built with instead
+        #[arg(long)]
+        built: bool,
+    },
+    /// Say why an option of `fast` is on, or off
+    Why {
+        /// The option, with or without CONFIG_
+        option: String,
+    },
 }
 
-/// Fetches or lists.
+/// Does one of these.
 pub fn run(ctx: &Ctx, args: &Args) -> Result<ExitCode> {
-    let kernel = match args.what {
-        What::Fetch => Some(Kernel::newest_debian(ctx)?),
-        What::List => Kernel::cached_debian(ctx)?,
-    };
-    match kernel {
-        Some(kernel) => {
-            let record = &kernel.package.record;
-            println!("debian  {}  {} {}", kernel.release, record.package, record.version);
-            println!("        {}", kernel.image.display());
+    match &args.what {
+        What::Build => {
+            let recipe = Recipe::read(ctx)?;
+            print_tuned(&recipe.build(ctx)?, &recipe)?;
         }
-        None => println!("none yet; to get one: cargo xtask kernel fetch"),
+        What::Fetch => print_debian(&Kernel::newest_debian(ctx)?),
+        What::List => list(ctx)?,
+        What::Config { built: false } => print!("{}", read(&Fragment::path(ctx))?),
+        What::Config { built: true } => print!("{}", read(&in_cache(ctx, &Recipe::read(ctx)?)?.config())?),
+        What::Why { option } => {
+            let recipe = Recipe::read(ctx)?;
+            let tuned = in_cache(ctx, &recipe)?;
+            let known = serde_json::from_str(&read(&tuned.known())?).context("damaged; build it anew")?;
+            let config = Config::parse(&read(&tuned.config())?)?;
+            let option = option.to_uppercase();
+            let option = option.strip_prefix("CONFIG_").unwrap_or(&option);
+            println!("{}", why::why(option, &recipe.fragment, &config, &known));
+        }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn list(ctx: &Ctx) -> Result<()> {
+    match Kernel::cached_debian(ctx)? {
+        Some(kernel) => print_debian(&kernel),
+        None => println!("debian  not there; to get it: cargo xtask kernel fetch"),
+    }
+    let recipe = Recipe::read(ctx)?;
+    match recipe.cached(ctx) {
+        Some(tuned) => print_tuned(&tuned, &recipe)?,
+        None => println!("fast    not there; to get it: cargo xtask kernel build"),
+    }
+    for tuned in Tuned::all(ctx)?.into_iter().filter(|tuned| tuned.key != recipe.key()) {
+        println!("fast    {}  of another source, configuration, patch or compiler", tuned.key);
+        println!("        {}", tuned.image().display());
+    }
+    Ok(())
+}
+
+fn print_debian(kernel: &Kernel) {
+    let record = &kernel.package.record;
+    println!("debian  {}  {} {}", kernel.release, record.package, record.version);
+    println!("        {}", kernel.image.display());
+}
+
+fn print_tuned(tuned: &Tuned, recipe: &Recipe) -> Result<()> {
+    println!("fast    {}  {}", tuned.key, recipe.origin());
+    for file in [tuned.vmlinux(), tuned.image()] {
+        let size = fs::metadata(&file).with_context(|| format!("cannot read {}", file.display()))?.len();
+        println!("        {}  {}", file.display(), HumanBytes(size));
+    }
+    Ok(())
+}
+
+fn in_cache(ctx: &Ctx, recipe: &Recipe) -> Result<Tuned> {
+    match recipe.cached(ctx) {
+        Some(tuned) => Ok(tuned),
+        None => bail!("the kernel is not in the cache as it is configured now: cargo xtask kernel build"),
+    }
+}
+
+fn read(path: &std::path::Path) -> Result<String> {
+    fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }

@@ -17,6 +17,7 @@ use xtask::kernel::Kernel;
 use xtask::lab::qemu::{Input, Machine};
 use xtask::lab::{self, Lab, Speed, Way};
 use xtask::probe::{self, Level};
+use xtask::tuned::{Recipe, Tuned};
 
 use super::build;
 
@@ -29,9 +30,10 @@ pub struct Args {
     /// Where it runs; auto is native where this host's KVM can run Linux, else nested
     #[arg(long, value_enum, default_value_t = Place::Auto)]
     lab: Place,
-    /// The kernel: debian (fetched when it is not in the cache), or a file
-    #[arg(long, value_name = "debian|FILE", default_value = "debian")]
-    kernel: PathBuf,
+    /// The kernel: jiffy's own, fast (built when it is not in the cache), Debian's (fetched), or a file; without this,
+    /// fast when it is in the cache, else Debian's
+    #[arg(long, value_name = "fast|debian|FILE")]
+    kernel: Option<PathBuf>,
     /// Start this ROM instead of a kernel
     #[arg(long, value_name = "none|FILE", default_value = "none")]
     firmware: PathBuf,
@@ -103,20 +105,42 @@ fn choose(ctx: &Ctx) -> Result<Place> {
     Ok(Place::Nested)
 }
 
+/// The kernel's file, and a line that says which it is.
+fn kernel(ctx: &Ctx, wanted: Option<&Path>) -> Result<PathBuf> {
+    let fast = |tuned: &Tuned, recipe: &Recipe| {
+        eprintln!("guest kernel: fast ({})", recipe.origin());
+        tuned.image()
+    };
+    match wanted {
+        Some(name) if name == Path::new("debian") => {}
+        Some(name) if name == Path::new("fast") => {
+            let recipe = Recipe::read(ctx)?;
+            return Ok(fast(&recipe.build(ctx)?, &recipe));
+        }
+        Some(file) => {
+            ensure!(file.is_file(), "--kernel {}: no such file", file.display());
+            return Ok(file.to_owned());
+        }
+        None => {
+            let recipe = Recipe::read(ctx)?;
+            match recipe.cached(ctx) {
+                Some(tuned) => return Ok(fast(&tuned, &recipe)),
+                None => eprintln!("a guest kernel that starts sooner: cargo xtask kernel build"),
+            }
+        }
+    }
+    let kernel = Kernel::debian(ctx)?;
+    eprintln!("guest kernel: Debian's {} ({})", kernel.release, kernel.package.record.version);
+    Ok(kernel.image)
+}
+
 fn prepare(ctx: &Ctx, args: &Args, place: Place, folder: &Path) -> Result<Guest> {
     if args.firmware != Path::new("none") {
         ensure!(args.exec.is_empty(), "--exec needs a kernel, --firmware starts none");
         ensure!(args.firmware.is_file(), "--firmware {}: no such file", args.firmware.display());
         return Ok(Guest::Firmware(args.firmware.clone()));
     }
-    let kernel = if args.kernel == Path::new("debian") {
-        let kernel = Kernel::debian(ctx)?;
-        eprintln!("guest kernel: Debian's {} ({})", kernel.release, kernel.package.record.version);
-        kernel.image
-    } else {
-        ensure!(args.kernel.is_file(), "--kernel {}: no such file", args.kernel.display());
-        args.kernel.clone()
-    };
+    let kernel = kernel(ctx, args.kernel.as_deref())?;
     let words: Vec<&str> = match args.exec.as_slice() {
         [] => vec!["/init", "greet"],
         [line] => vec!["/bin/sh", "-c", line],

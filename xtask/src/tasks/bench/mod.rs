@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use xtask::ctx::Ctx;
 
+mod boot;
 mod start;
 
 /// Measure Jiffy beside what it is compared with
@@ -16,12 +17,14 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Bench {
+    Boot(boot::Args),
     Start(start::Args),
 }
 
 /// Runs one bench.
 pub fn run(ctx: &Ctx, args: &Args) -> Result<ExitCode> {
     match &args.bench {
+        Bench::Boot(args) => boot::run(ctx, args),
         Bench::Start(args) => start::run(ctx, args),
     }
 }
