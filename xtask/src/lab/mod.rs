@@ -115,15 +115,27 @@ impl Lab {
     pub fn watch(&self, ctx: &Ctx, steps: &[Step], watch: &mut Watch<'_>) -> Result<Report> {
         let start = Instant::now();
         let mut gather = Gather::new(steps);
-        let mut take = |step: u32, event: Event| {
-            watch(step, &event);
-            gather.event(step, event);
+        let mut starts_left = STARTS;
+        let console = loop {
+            let first = gather.ended();
+            let mut take = |step: u32, event: Event| {
+                watch(first + step, &event);
+                gather.event(first + step, event);
+            };
+            let steps = &steps[first as usize..];
+            let console = match self.way {
+                Way::Native => native::run(self, steps, &mut take).map(|()| String::new()),
+                Way::Nested(speed) => nested::run(self, speed, ctx, steps, &mut take),
+            };
+            starts_left -= 1;
+            match console {
+                Err(error) if error.is::<nested::Stalled>() && starts_left > 0 => {
+                    println!("{} {error:#}\nA new lab takes the rest", gather.whereabouts());
+                    gather.forget();
+                }
+                console => break console.with_context(|| gather.whereabouts())?,
+            }
         };
-        let console = match self.way {
-            Way::Native => native::run(self, steps, &mut take).map(|()| String::new()),
-            Way::Nested(speed) => nested::run(self, speed, ctx, steps, &mut take),
-        };
-        let console = console.with_context(|| gather.whereabouts())?;
         Ok(Report { console, wall: start.elapsed(), ..gather.finish()? })
     }
 
@@ -137,6 +149,9 @@ impl Lab {
         Plan { files, steps: steps.to_vec() }
     }
 }
+
+/// How often a lab is started for one run: a stalled one is no fault of its steps.
+const STARTS: u32 = 4;
 
 /// Told of events: which step, counted from 0, and what happened.
 pub type Watch<'a> = dyn FnMut(u32, &Event) + Send + 'a;
@@ -187,6 +202,20 @@ impl Gather {
                 *ended = true;
             }
             Event::Begin | Event::Done | Event::Stdin(_) => {}
+        }
+    }
+
+    /// How many steps have ended.
+    fn ended(&self) -> u32 {
+        self.steps.iter().take_while(|(_, ended)| *ended).count() as u32
+    }
+
+    /// Forgets what the step said that had not ended: it begins anew.
+    fn forget(&mut self) {
+        if let Some((report, _)) = self.steps.iter_mut().find(|(_, ended)| !ended) {
+            report.stdout.clear();
+            report.stderr.clear();
+            report.files.clear();
         }
     }
 
