@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::stdio::{stderr, stdin, stdout};
 use vmm::cli::{self, Command};
 use vmm::config::{TimelineMode, VmSpec};
-use vmm::devices::console::Terminal;
+use vmm::devices::console::restore_on_panic;
 use vmm::outcome::FAILURE;
 use vmm::timeline::{Clock, HostClock, Stamp, Step, Style, Timeline};
 use vmm::{control, kvm};
@@ -33,11 +33,7 @@ extern "C" fn main(_: c_int, _: *const *const c_char) -> c_int {
 
 /// What the process needs before anything else.
 fn prepare() {
-    std::panic::set_hook(Box::new(|panic| {
-        Terminal::restore();
-        say(format_args!("jiffy: internal error, please report it: {panic}\n"));
-        std::process::exit(FAILURE.into());
-    }));
+    restore_on_panic(FAILURE);
     // A reader that is gone and a file that may not grow are errors of the write, and a terminal whose foreground
     // we have left is no reason to stop the guest.
     for signal in [libc::SIGPIPE, libc::SIGXFSZ, libc::SIGTTIN, libc::SIGTTOU] {

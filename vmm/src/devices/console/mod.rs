@@ -9,4 +9,4 @@ mod terminal;
 pub use input::InputPump;
 pub use output::{ConsoleOutput, OutputPump};
 pub use sink::Sink;
-pub use terminal::Terminal;
+pub use terminal::{Terminal, restore_on_panic};

@@ -1,6 +1,6 @@
 //! The terminal that the user sits at, in raw mode for as long as the VM runs.
 
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -14,6 +14,16 @@ static SETTINGS: Mutex<Option<Settings>> = Mutex::new(None);
 struct Settings {
     before: Termios,
     raw: Termios,
+}
+
+/// Makes a panic on any thread give the terminal back, say so in one line, and end the process with `code`.
+pub fn restore_on_panic(code: u8) {
+    std::panic::set_hook(Box::new(move |panic| {
+        Terminal::restore();
+        // Nobody is left to tell if this fails.
+        let _ = writeln!(io::stderr(), "jiffy: internal error, please report it: {panic}");
+        std::process::exit(code.into());
+    }));
 }
 
 /// Raw mode of standard input, until it is dropped.
