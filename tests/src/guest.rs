@@ -8,7 +8,7 @@ use xtask::lab::StepReport;
 /// What the kernel is told beside the workload; testing its ciphers is most of its boot.
 const CMDLINE: &str = "console=ttyS0 quiet panic=-1 reboot=k cryptomgr.notests";
 /// Long enough for any guest on a slow and busy host; what hangs ends here, and fails.
-const DEADLINE_MS: u64 = 60_000;
+const DEADLINE_MS: u64 = 45_000;
 /// Where `--result` goes.
 const RESULT: &str = "result.json";
 

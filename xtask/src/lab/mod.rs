@@ -115,7 +115,7 @@ impl Lab {
     pub fn watch(&self, ctx: &Ctx, steps: &[Step], watch: &mut Watch<'_>) -> Result<Report> {
         let start = Instant::now();
         let mut gather = Gather::new(steps);
-        let mut starts_left = STARTS;
+        let mut stalls = BTreeMap::new();
         let console = loop {
             let first = gather.ended();
             let mut take = |step: u32, event: Event| {
@@ -127,9 +127,10 @@ impl Lab {
                 Way::Native => native::run(self, steps, &mut take).map(|()| String::new()),
                 Way::Nested(speed) => nested::run(self, speed, ctx, steps, &mut take),
             };
-            starts_left -= 1;
+            let stalls_here: &mut u32 = stalls.entry(gather.ended()).or_default();
             match console {
-                Err(error) if error.is::<nested::Stalled>() && starts_left > 0 => {
+                Err(error) if error.is::<nested::Stalled>() && *stalls_here < PATIENCE => {
+                    *stalls_here += 1;
                     println!("{} {error:#}\nA new lab takes the rest", gather.whereabouts());
                     gather.forget();
                 }
@@ -150,8 +151,8 @@ impl Lab {
     }
 }
 
-/// How often a lab is started for one run: a stalled one is no fault of its steps.
-const STARTS: u32 = 4;
+/// How often a lab may stall in one step and be started anew: that is no fault of the step.
+const PATIENCE: u32 = 2;
 
 /// Told of events: which step, counted from 0, and what happened.
 pub type Watch<'a> = dyn FnMut(u32, &Event) + Send + 'a;
