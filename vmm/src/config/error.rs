@@ -65,6 +65,12 @@ pub enum ValueError {
     /// Not a place for the console.
     #[error("`{}` is no place for a console: write stdio, file=PATH or off", OneLine(.0))]
     Console(String),
+    /// Not a token bucket.
+    #[error("`{}` is not a rate: write SIZE[/TIME][+BURST], such as 10M, 1M/100ms or 10M+100M", OneLine(.0))]
+    Rate(String),
+    /// A token bucket that is always empty, or refilled in no time.
+    #[error("the rate {0} lets nothing through or all: give a size and a time above 0, or leave it out")]
+    EmptyBucket(String),
     /// Neither `on` nor `off`.
     #[error("`{}` is neither on nor off: write one of them", OneLine(.0))]
     Switch(String),

@@ -3,4 +3,5 @@
 
 pub mod console;
 pub mod legacy;
+pub mod rate;
 pub mod worker;
