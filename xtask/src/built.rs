@@ -48,3 +48,9 @@ impl Part {
 pub fn agent(ctx: &Ctx) -> PathBuf {
     ctx.target.join(TARGET).join("jiffy/lab-agent")
 }
+
+/// The ELF file that the ROM is cut from.
+#[must_use]
+pub fn firmware_elf(ctx: &Ctx) -> PathBuf {
+    ctx.target.join(TARGET).join("firmware/jiffy-firmware")
+}

@@ -1,7 +1,7 @@
 //! The tiny guests in `tests/guests`, for suites and benches.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use abi::{layout, ports, timeline::Mark};
@@ -10,29 +10,68 @@ use anyhow::{Context, Result};
 use crate::apt;
 use crate::ctx::Ctx;
 
+/// Port by which a bench's payloads say how many instructions there were before them; free on all of QEMU's machines
+/// with every firmware.
+pub const BENCH_PORT: u16 = 0xe9;
+
+/// What a loader finds in a payload's file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Form {
+    /// An ELF file of 32 bits.
+    Elf32,
+    /// An ELF file of 64 bits.
+    Elf64,
+    /// Linux's `bzImage`.
+    BzImage,
+}
+
+impl Form {
+    /// Flags of the compiler, linker script, and what the file's name ends with.
+    fn parts(self) -> (&'static [&'static str], &'static str, &'static str) {
+        match self {
+            Self::Elf32 => (&["-m32"], "elf.ld", ".elf32"),
+            Self::Elf64 => (&[], "elf.ld", ".elf64"),
+            Self::BzImage => (&["-Wl,--oformat=binary"], "bzimage.ld", ".bzimage"),
+        }
+    }
+}
+
 /// Assembles `tests/guests/NAME.S` into an ELF file with a PVH entry that loads at 1 MiB, and returns where that is.
 /// Several may do so at once.
 pub fn build(ctx: &Ctx, name: &str) -> Result<PathBuf> {
+    assemble(ctx, name, Path::new("guest.ld"), &[], "")
+}
+
+/// Assembles `tests/guests/payload/NAME.S`, which a firmware loads, and returns where that is. Several may do so at
+/// once.
+pub fn payload(ctx: &Ctx, name: &str, form: Form) -> Result<PathBuf> {
+    let (flags, script, suffix) = form.parts();
+    assemble(ctx, &format!("payload/{name}"), &Path::new("payload").join(script), flags, suffix)
+}
+
+fn assemble(ctx: &Ctx, name: &str, script: &Path, flags: &[&str], suffix: &str) -> Result<PathBuf> {
     let sources = ctx.root.join("tests/guests");
-    let folder = ctx.target.join("guests");
-    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let to = ctx.target.join("guests").join(format!("{name}{suffix}"));
+    let folder = to.parent().context("a guest without a folder")?;
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     // Two builds of one guest make the same bytes; either may be the last to put them in place.
-    let unfinished = tempfile::NamedTempFile::new_in(&folder)
+    let unfinished = tempfile::NamedTempFile::new_in(folder)
         .with_context(|| format!("cannot create a file in {}", folder.display()))?
         .into_temp_path();
     let mut cc = Command::new(apt::tool(ctx, "cc", "gcc")?);
     cc.args(["-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none,-z,noexecstack,--no-warn-rwx-segments"]);
-    cc.arg("-Wl,-T").arg(sources.join("guest.ld"));
+    cc.args(flags).arg("-I").arg(&sources).arg("-Wl,-T").arg(sources.join(script));
     cc.args(contract().map(|(name, value)| format!("-D{name}={value:#x}")));
     ctx.run(cc.arg(sources.join(name).with_extension("S")).arg("-o").arg(&unfinished))?;
-    let to = folder.join(name);
     unfinished.persist(&to).with_context(|| format!("cannot write {}", to.display()))?;
     Ok(to)
 }
 
 /// What the guests take from the machine contract.
-fn contract() -> [(&'static str, u64); 17] {
+fn contract() -> [(&'static str, u64); 19] {
     [
+        ("BENCH", BENCH_PORT.into()),
+        ("DEBUG_EXIT", ports::DEBUG_EXIT.into()),
         ("COM1", ports::COM1.into()),
         ("COM1_IRQ", ports::COM1_IRQ.into()),
         ("CMOS_INDEX", ports::CMOS_INDEX.into()),

@@ -195,7 +195,7 @@ pub struct Ended {
 
 /// A process that does not outlive its owner.
 #[derive(Debug)]
-pub(super) struct Process {
+pub struct Process {
     child: Child,
     stderr: Option<JoinHandle<Vec<u8>>>,
 }

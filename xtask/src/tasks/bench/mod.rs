@@ -6,6 +6,7 @@ use anyhow::Result;
 use xtask::ctx::Ctx;
 
 mod boot;
+mod firmware;
 mod start;
 
 /// Measure Jiffy beside what it is compared with
@@ -18,6 +19,7 @@ pub struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Bench {
     Boot(boot::Args),
+    Firmware(firmware::Args),
     Start(start::Args),
 }
 
@@ -25,6 +27,7 @@ enum Bench {
 pub fn run(ctx: &Ctx, args: &Args) -> Result<ExitCode> {
     match &args.bench {
         Bench::Boot(args) => boot::run(ctx, args),
+        Bench::Firmware(args) => firmware::run(ctx, args),
         Bench::Start(args) => start::run(ctx, args),
     }
 }
