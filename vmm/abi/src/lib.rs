@@ -5,7 +5,13 @@
 #![forbid(unsafe_code)]
 
 pub mod announce;
+pub mod e820;
+pub mod firmware;
+pub mod fw_cfg;
 pub mod init_config;
 pub mod layout;
+pub mod modules;
 pub mod ports;
+pub mod pvh;
 pub mod timeline;
+pub mod unikernel;
