@@ -4,4 +4,5 @@
 pub mod console;
 pub mod legacy;
 pub mod rate;
+pub mod virtio;
 pub mod worker;

@@ -1,0 +1,202 @@
+//! What the core lends to a device while it calls it.
+
+use std::ops::{Deref, DerefMut};
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+
+use event_manager::{EventOps, EventSet, Events};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::queue::{Chain, Error, Queue};
+use super::transport::Transport;
+use crate::memory::Map;
+
+/// Rings and guest memory.
+pub struct Rings<'a> {
+    pub(super) memory: &'a Arc<Map>,
+    pub(super) queues: &'a mut [Queue],
+    pub(super) features: u64,
+    pub(super) transport: &'a dyn Transport,
+    pub(super) doorbells: &'a [Arc<EventFd>],
+    /// The configuration space has changed.
+    pub(super) config_changed: bool,
+}
+
+impl<'a> Rings<'a> {
+    /// The feature bits that were negotiated.
+    #[must_use]
+    pub fn features(&self) -> u64 {
+        self.features
+    }
+
+    /// Whether the feature with this bit number was negotiated.
+    #[must_use]
+    pub fn has(&self, bit: u32) -> bool {
+        self.features >> bit & 1 == 1
+    }
+
+    /// Guest memory; who keeps buffers beyond the call keeps a clone, which keeps the mapping.
+    #[must_use]
+    pub fn memory(&self) -> &'a Arc<Map> {
+        self.memory
+    }
+
+    /// Whether the driver uses this queue.
+    #[must_use]
+    pub fn is_ready(&self, queue: u16) -> bool {
+        self.queues.get(usize::from(queue)).is_some_and(Queue::is_ready)
+    }
+
+    /// The next chain of a queue, checked. None for a queue that the driver does not use.
+    pub fn pop(&mut self, queue: u16) -> Result<Option<Chain<'a>>, Error> {
+        let map: &'a Map = self.memory;
+        self.queues.get_mut(usize::from(queue)).map_or(Ok(None), |queue| queue.pop(map))
+    }
+
+    /// Makes the chain of the last [`Rings::pop`] available again, as if it had not been taken.
+    pub fn undo_pop(&mut self, queue: u16) {
+        if let Some(queue) = self.queues.get_mut(usize::from(queue)) {
+            queue.undo_pop();
+        }
+    }
+
+    /// Gives the chain that began at `head` back, with the number of bytes that were written to it.
+    pub fn push(&mut self, queue: u16, head: u16, written: u32) -> Result<(), Error> {
+        self.push_all(queue, &[(head, written)])
+    }
+
+    /// Gives several chains back, which the driver sees all at once.
+    pub fn push_all(&mut self, queue: u16, used: &[(u16, u32)]) -> Result<(), Error> {
+        let map = self.memory;
+        self.queues.get_mut(usize::from(queue)).map_or(Ok(()), |queue| queue.push(map, used))
+    }
+
+    /// Interrupts the driver for what was pushed, if it wants that. Once after a batch is enough.
+    pub fn notify(&mut self, queue: u16) -> Result<(), Error> {
+        let Some(ring) = self.queues.get_mut(usize::from(queue)) else { return Ok(()) };
+        if ring.take_notification(self.memory)? {
+            self.transport.interrupt_queue(queue);
+        }
+        Ok(())
+    }
+
+    /// Asks the driver to ring for the next chain. Whether there is one already: then look again, since the driver
+    /// may not ring for it.
+    pub fn listen(&mut self, queue: u16) -> Result<bool, Error> {
+        let map = self.memory;
+        self.queues.get_mut(usize::from(queue)).map_or(Ok(false), |queue| queue.listen(map))
+    }
+
+    /// Has the queue processed once more, after others had their turn.
+    pub fn again(&self, queue: u16) {
+        if let Some(doorbell) = self.doorbells.get(usize::from(queue)) {
+            // Fails only when the counter is full, which takes 2^64 rings.
+            let _ = doorbell.write(1);
+        }
+    }
+
+    /// Tells the driver that the configuration space has changed.
+    pub fn config_changed(&mut self) {
+        self.config_changed = true;
+    }
+
+    /// Serves a queue whose requests are done at once: `serve` says how many bytes it wrote to the chain. As many
+    /// chains as the queue has descriptors are served, then it is the turn of others.
+    pub fn serve(
+        &mut self,
+        queue: u16,
+        mut serve: impl FnMut(&Chain<'a>) -> Result<u32, Error>,
+    ) -> Result<(), Error> {
+        let mut left = self.queues.get(usize::from(queue)).map_or(0, Queue::size);
+        loop {
+            match self.pop(queue)? {
+                Some(chain) => {
+                    let written = serve(&chain)?;
+                    self.push(queue, chain.head, written)?;
+                    left = left.saturating_sub(1);
+                    if left == 0 {
+                        self.again(queue);
+                        break;
+                    }
+                }
+                None if self.listen(queue)? => {}
+                None => break,
+            }
+        }
+        self.notify(queue)
+    }
+}
+
+/// Where descriptors are watched: the worker's event loop.
+pub trait Descriptors {
+    /// Begins to watch.
+    fn add(&mut self, fd: RawFd, token: u32, events: EventSet) -> std::io::Result<()>;
+    /// Watches for other events.
+    fn modify(&mut self, fd: RawFd, token: u32, events: EventSet) -> std::io::Result<()>;
+    /// Watches no more.
+    fn remove(&mut self, fd: RawFd);
+}
+
+impl Descriptors for EventOps<'_> {
+    fn add(&mut self, fd: RawFd, token: u32, events: EventSet) -> std::io::Result<()> {
+        Self::add(self, Events::with_data_raw(fd, token, events)).map_err(std::io::Error::other)
+    }
+
+    fn modify(&mut self, fd: RawFd, token: u32, events: EventSet) -> std::io::Result<()> {
+        Self::modify(self, Events::with_data_raw(fd, token, events)).map_err(std::io::Error::other)
+    }
+
+    fn remove(&mut self, fd: RawFd) {
+        // Fails only for a descriptor that is not watched.
+        let _ = Self::remove(self, Events::empty_raw(fd));
+    }
+}
+
+/// What a device has while it is called on the worker: [`Rings`], and the descriptors that it watches.
+pub struct Context<'a> {
+    pub(super) rings: Rings<'a>,
+    /// Absent at the worker's end, when nothing is watched any more.
+    pub(super) descriptors: Option<&'a mut dyn Descriptors>,
+    pub(super) watched: &'a mut Vec<RawFd>,
+}
+
+impl<'a> Deref for Context<'a> {
+    type Target = Rings<'a>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.rings
+    }
+}
+
+impl DerefMut for Context<'_> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.rings
+    }
+}
+
+impl Context<'_> {
+    /// Calls [`super::VirtioDevice::process_event`] with `token` when `fd` is ready. A descriptor that is watched
+    /// already is from now on watched for these events. It has to be [unwatched](Context::unwatch) before it is
+    /// closed; a reset unwatches all.
+    pub fn watch(&mut self, fd: &impl AsRawFd, token: u32, events: EventSet) -> std::io::Result<()> {
+        let (fd, token) = (fd.as_raw_fd(), token | super::transport::DEVICE_TOKEN);
+        let Some(descriptors) = &mut self.descriptors else { return Ok(()) };
+        if self.watched.contains(&fd) {
+            return descriptors.modify(fd, token, events);
+        }
+        descriptors.add(fd, token, events)?;
+        self.watched.push(fd);
+        Ok(())
+    }
+
+    /// Watches a descriptor no more.
+    pub fn unwatch(&mut self, fd: &impl AsRawFd) {
+        let fd = fd.as_raw_fd();
+        if let Some(at) = self.watched.iter().position(|&watched| watched == fd) {
+            self.watched.swap_remove(at);
+            if let Some(descriptors) = &mut self.descriptors {
+                descriptors.remove(fd);
+            }
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! Split virtqueues (2.7): chains of descriptors become slices of guest memory, checked before a device sees them.
+
+use std::num::Wrapping;
+use std::sync::atomic::{Ordering, fence};
+
+use serde::{Deserialize, Serialize};
+use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
+use virtio_queue::{QueueOwnedT, QueueState, QueueT};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+
+use crate::memory::{Map, Slice};
+
+/// The most descriptors of one chain, whatever the length of an indirect table: as many as QEMU takes.
+pub const MAX_CHAIN: usize = 1024;
+
+/// What a driver did that it must not.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Error {
+    /// A ring cannot be reached, or its index is beyond reason.
+    #[error("virtqueue {queue}: its rings are not in guest memory, or the driver's index is out of bounds")]
+    Ring {
+        /// Number of the queue.
+        queue: u16,
+    },
+    /// A chain that is empty, has no end, or has indices beyond its table.
+    #[error("virtqueue {queue}: the chain at descriptor {head} is broken or longer than {MAX_CHAIN}")]
+    Chain {
+        /// Number of the queue.
+        queue: u16,
+        /// First descriptor.
+        head: u16,
+    },
+    /// A buffer where there is no guest memory.
+    #[error("virtqueue {queue}: {len} bytes at {addr:#x} are not in guest memory")]
+    Outside {
+        /// Number of the queue.
+        queue: u16,
+        /// Guest-physical address.
+        addr: u64,
+        /// Bytes.
+        len: u32,
+    },
+    /// A readable buffer after a writable one (2.7.4.2).
+    #[error("virtqueue {queue}: the chain at descriptor {head} has a readable buffer after a writable one")]
+    Order {
+        /// Number of the queue.
+        queue: u16,
+        /// First descriptor.
+        head: u16,
+    },
+    /// Buffers that do not make a request of the device's.
+    #[error("{0}")]
+    Request(&'static str),
+}
+
+/// A chain of buffers that the driver made available. Nothing in it is read twice: what a device decides by, it copies
+/// out first.
+#[derive(Debug)]
+pub struct Chain<'m> {
+    /// What gives it back: see [`super::Rings::push`].
+    pub head: u16,
+    /// Buffers to read from, in their order.
+    pub readable: Vec<Slice<'m>>,
+    /// Buffers to write to, in their order.
+    pub writable: Vec<Slice<'m>>,
+}
+
+/// Bytes in a list of buffers.
+#[must_use]
+pub fn total(buffers: &[Slice<'_>]) -> u64 {
+    buffers.iter().map(|buffer| buffer.len() as u64).sum()
+}
+
+/// One virtqueue, as the core holds it.
+#[derive(Debug)]
+pub struct Queue {
+    index: u16,
+    ring: virtio_queue::Queue,
+    /// Where the used index was when the driver was last told, or last had the chance to be.
+    told: Wrapping<u16>,
+}
+
+/// What of a queue goes into a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedQueue {
+    size: u16,
+    ready: bool,
+    desc_table: u64,
+    avail_ring: u64,
+    used_ring: u64,
+    next_avail: u16,
+    next_used: u16,
+    told: u16,
+    event_idx: bool,
+}
+
+impl Queue {
+    /// Queue number `index` with at most `max_size` descriptors, a power of two.
+    pub fn new(index: u16, max_size: u16) -> Result<Self, virtio_queue::Error> {
+        Ok(Self { index, ring: virtio_queue::Queue::new(max_size)?, told: Wrapping(0) })
+    }
+
+    /// Registers of the queue, for the core.
+    pub(super) fn ring(&mut self) -> &mut virtio_queue::Queue {
+        &mut self.ring
+    }
+
+    /// Whether the driver has made it ready.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.ring.ready()
+    }
+
+    /// Its number of descriptors.
+    #[must_use]
+    pub fn size(&self) -> u16 {
+        self.ring.size()
+    }
+
+    /// Whether all of its rings are in guest memory.
+    #[must_use]
+    pub fn is_valid(&self, map: &Map) -> bool {
+        self.ring.is_valid(map)
+    }
+
+    /// As it was before the driver touched it.
+    pub(super) fn reset(&mut self) {
+        self.ring.reset();
+        self.told = Wrapping(0);
+    }
+
+    fn broken(&self) -> Error {
+        Error::Ring { queue: self.index }
+    }
+
+    /// The next chain that the driver made available.
+    pub fn pop<'m>(&mut self, map: &'m Map) -> Result<Option<Chain<'m>>, Error> {
+        if !self.ring.ready() {
+            return Ok(None);
+        }
+        let (queue, broken, size) = (self.index, self.broken(), self.ring.size());
+        let next = self.ring.iter(map).map_err(|_| broken)?.next();
+        let Some(mut descriptors) = next else { return Ok(None) };
+        let head = descriptors.head_index();
+        let bad = Error::Chain { queue, head };
+        if head >= size {
+            return Err(bad);
+        }
+        let (mut readable, mut writable) = (Vec::new(), Vec::new());
+        let mut whole = false;
+        for descriptor in descriptors.by_ref().take(MAX_CHAIN) {
+            let (addr, len) = (descriptor.addr(), descriptor.len());
+            let outside = Error::Outside { queue, addr: addr.0, len };
+            let slice = map.get_slice(addr, len as usize).map_err(|_| outside)?;
+            if descriptor.is_write_only() {
+                writable.push(slice);
+            } else if writable.is_empty() {
+                readable.push(slice);
+            } else {
+                return Err(Error::Order { queue, head });
+            }
+            whole = !descriptor.has_next();
+        }
+        // The iterator ends alike at the last descriptor and at one that it cannot follow.
+        if whole { Ok(Some(Chain { head, readable, writable })) } else { Err(bad) }
+    }
+
+    /// Takes back the last [`Queue::pop`]: that chain is available again.
+    pub fn undo_pop(&mut self) {
+        self.ring.go_to_previous_position();
+    }
+
+    /// Gives chains back, each with the bytes that were written to it; the driver sees all of them at once.
+    pub fn push(&mut self, map: &Map, used: &[(u16, u32)]) -> Result<(), Error> {
+        let (broken, size, base) = (self.broken(), self.ring.size(), self.ring.used_ring());
+        let mut next = Wrapping(self.ring.next_used());
+        for &(head, len) in used {
+            // Offsets stay below 2^19: an address that they overflow is not in memory.
+            let slot = base.checked_add(4 + 8 * u64::from(next.0 % size)).ok_or(broken.clone())?;
+            let element = u64::from(len) << 32 | u64::from(head);
+            map.write_obj(element.to_le(), GuestAddress(slot)).map_err(|_| broken.clone())?;
+            next += 1;
+        }
+        let index = GuestAddress(base.checked_add(2).ok_or(broken.clone())?);
+        map.store(next.0.to_le(), index, Ordering::Release).map_err(|_| broken)?;
+        self.ring.set_next_used(next.0);
+        Ok(())
+    }
+
+    /// Whether the driver wants to be interrupted for what was pushed since the last call (2.7.7.2, 2.7.10).
+    pub fn take_notification(&mut self, map: &Map) -> Result<bool, Error> {
+        let now = Wrapping(self.ring.next_used());
+        let before = std::mem::replace(&mut self.told, now);
+        if now == before {
+            return Ok(false);
+        }
+        // What was pushed has to be seen before the driver's wish is read.
+        fence(Ordering::SeqCst);
+        let event_idx = self.ring.event_idx_enabled();
+        let offset = if event_idx { 4 + 2 * u64::from(self.ring.size()) } else { 0 };
+        let at = self.ring.avail_ring().checked_add(offset).ok_or_else(|| self.broken())?;
+        let wish: u16 = map.load(GuestAddress(at), Ordering::Relaxed).map_err(|_| self.broken())?;
+        let wish = u16::from_le(wish);
+        Ok(if event_idx {
+            now - Wrapping(wish) - Wrapping(1) < now - before
+        } else {
+            u32::from(wish) & VRING_AVAIL_F_NO_INTERRUPT == 0
+        })
+    }
+
+    /// Asks the driver to ring for the next chain; whether there is one already, which it may not ring for.
+    pub fn listen(&mut self, map: &Map) -> Result<bool, Error> {
+        if !self.ring.ready() {
+            return Ok(false);
+        }
+        self.ring.enable_notification(map).map_err(|_| self.broken())
+    }
+
+    /// The state of the queue.
+    #[must_use]
+    pub fn save(&self) -> SavedQueue {
+        let Self { index: _, ring, told } = self;
+        let QueueState {
+            max_size: _,
+            next_avail,
+            next_used,
+            event_idx_enabled: event_idx,
+            size,
+            ready,
+            desc_table,
+            avail_ring,
+            used_ring,
+        } = ring.state();
+        let told = told.0;
+        SavedQueue { size, ready, desc_table, avail_ring, used_ring, next_avail, next_used, told, event_idx }
+    }
+
+    /// Takes back what [`Queue::save`] gave, if it can be that of a queue of this greatest size.
+    pub fn restore(&mut self, saved: &SavedQueue) -> Result<(), virtio_queue::Error> {
+        let &SavedQueue {
+            size,
+            ready,
+            desc_table,
+            avail_ring,
+            used_ring,
+            next_avail,
+            next_used,
+            told,
+            event_idx,
+        } = saved;
+        self.ring = virtio_queue::Queue::try_from(QueueState {
+            max_size: self.ring.max_size(),
+            next_avail,
+            next_used,
+            event_idx_enabled: event_idx,
+            size,
+            ready,
+            desc_table,
+            avail_ring,
+            used_ring,
+        })?;
+        self.told = Wrapping(told);
+        Ok(())
+    }
+}

@@ -1,0 +1,321 @@
+//! A driver to test devices with: it negotiates, fills rings, and lets the device's worker run in its own thread, step
+//! by step. Unit tests and fuzz targets share it.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use event_manager::{EventManager, SubscriberOps};
+use virtio_bindings::virtio_config::VIRTIO_CONFIG_S_NEEDS_RESET;
+use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
+use virtio_queue::QueueT;
+
+use super::VirtioDevice;
+use super::transport::{Area, Core, CoreState, DeviceSource, Transport};
+use crate::config::{HugePages, MemorySpec};
+use crate::memory::Memory;
+use crate::memory::layout::RamLayout;
+use crate::state;
+
+/// Bytes of guest memory.
+pub const MEMORY: u64 = 16 << 20;
+/// Where the rings of queue 0 are; each queue has [`RINGS_STRIDE`] bytes.
+pub const RINGS: u64 = 0x1_0000;
+/// Bytes from the rings of one queue to those of the next: descriptors at 0, then the two rings.
+pub const RINGS_STRIDE: u64 = 0x1_0000;
+/// Offset of the available ring.
+pub const AVAIL: u64 = 0x8000;
+/// Offset of the used ring.
+pub const USED: u64 = 0xa000;
+/// Where buffers begin.
+pub const BUFFERS: u64 = 0x40_0000;
+
+/// A transport that counts interrupts.
+#[derive(Debug, Default)]
+pub struct FakeTransport {
+    queues: [AtomicU32; 32],
+    config: AtomicU32,
+}
+
+impl Transport for FakeTransport {
+    fn interrupt_queue(&self, queue: u16) {
+        self.queues[usize::from(queue)].fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn interrupt_config(&self) {
+        self.config.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// A chain that the device has given back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Used {
+    /// What [`FakeDriver::offer`] returned for it.
+    pub head: u16,
+    /// Bytes that the device says it wrote.
+    pub written: u32,
+    /// Contents of the writable buffers, one after the other, in their whole length.
+    pub data: Vec<u8>,
+}
+
+/// A buffer in guest memory.
+#[derive(Clone, Copy, Debug)]
+struct Buffer {
+    addr: u64,
+    len: usize,
+    writable: bool,
+}
+
+/// The driver's side of a queue.
+#[derive(Debug, Default)]
+struct Ring {
+    size: u16,
+    avail: u16,
+    used: u16,
+    free: VecDeque<u16>,
+    offered: BTreeMap<u16, (Vec<u16>, Vec<Buffer>)>,
+}
+
+/// A driver, and the device that it drives.
+pub struct FakeDriver {
+    /// The device behind its core, for registers.
+    pub core: Arc<Core>,
+    /// Guest memory.
+    pub memory: Memory,
+    transport: Arc<FakeTransport>,
+    worker: EventManager<DeviceSource>,
+    rings: Vec<Ring>,
+    buffers: u64,
+}
+
+impl FakeDriver {
+    /// Drives `device` with all features that it offers.
+    #[must_use]
+    pub fn new(device: Box<dyn VirtioDevice>) -> Self {
+        Self::with_features(device, u64::MAX)
+    }
+
+    /// Drives `device` with those of `features` that it offers; bit 32 has to be among them.
+    #[must_use]
+    pub fn with_features(device: Box<dyn VirtioDevice>, features: u64) -> Self {
+        let mut driver = Self::uninitialised(device);
+        driver.initialise(features);
+        driver
+    }
+
+    /// A driver that has not touched its device yet.
+    #[must_use]
+    pub fn uninitialised(device: Box<dyn VirtioDevice>) -> Self {
+        let spec = MemorySpec { size: MEMORY, huge: HugePages::Default, prealloc: false, shared: false };
+        let memory = Memory::new(&spec, &RamLayout::new(MEMORY)).unwrap();
+        Self::on(memory, device)
+    }
+
+    fn on(memory: Memory, device: Box<dyn VirtioDevice>) -> Self {
+        let transport = Arc::new(FakeTransport::default());
+        let core = Arc::new(Core::new(device, memory.clone(), transport.clone()).unwrap());
+        let mut worker = EventManager::new().unwrap();
+        worker.add_subscriber(DeviceSource::new(Arc::clone(&core)));
+        Self { core, memory, transport, worker, rings: Vec::new(), buffers: BUFFERS }
+    }
+
+    /// Takes the device from a reset to `DRIVER_OK` as section 3.1.1 says, with queues of their greatest size.
+    pub fn initialise(&mut self, features: u64) {
+        let core = &self.core;
+        core.set_status(0);
+        core.set_status(1);
+        core.set_status(3);
+        for select in 0..2 {
+            let wanted = (features >> (32 * select)) as u32;
+            core.set_driver_features(select, core.device_features(select) & wanted);
+        }
+        core.set_status(0xb);
+        assert_eq!(core.status(), 0xb, "FEATURES_OK");
+        self.rings.clear();
+        for queue in 0..core.queue_count() {
+            let size = core.queue(queue, QueueT::max_size).min(1024);
+            let base = RINGS + RINGS_STRIDE * u64::from(queue);
+            self.memory.write(base, &[0; RINGS_STRIDE as usize]).unwrap();
+            core.set_queue_size(queue, size);
+            core.set_queue_area(queue, Area::Descriptors, false, base as u32);
+            core.set_queue_area(queue, Area::Driver, false, (base + AVAIL) as u32);
+            core.set_queue_area(queue, Area::Device, false, (base + USED) as u32);
+            core.set_queue_ready(queue, true);
+            self.rings.push(Ring { size, free: (0..size).collect(), ..Ring::default() });
+        }
+        core.set_status(0xf);
+        self.run();
+    }
+
+    /// Lets the worker do what there is to do; returns when nothing is ready any more.
+    pub fn run(&mut self) {
+        while self.worker.run_with_timeout(0).unwrap() > 0 {}
+    }
+
+    /// Lets the worker wait for something to do, at most a second, and do it.
+    pub fn wait(&mut self) {
+        self.worker.run_with_timeout(1000).unwrap();
+        self.run();
+    }
+
+    /// Makes a chain of buffers available, without a word to the device: those to read with their contents, those to
+    /// write with their lengths, which come filled with 0xaa.
+    pub fn offer(&mut self, queue: u16, readable: &[&[u8]], writable: &[usize]) -> u16 {
+        self.chain(queue, readable, writable, false)
+    }
+
+    /// As [`FakeDriver::offer`], by an indirect table.
+    pub fn offer_indirect(&mut self, queue: u16, readable: &[&[u8]], writable: &[usize]) -> u16 {
+        self.chain(queue, readable, writable, true)
+    }
+
+    fn chain(&mut self, queue: u16, readable: &[&[u8]], writable: &[usize], indirect: bool) -> u16 {
+        let mut buffers = Vec::new();
+        for &data in readable {
+            buffers.push(self.buffer(data, false));
+        }
+        for &len in writable {
+            buffers.push(self.buffer(&vec![0xaa; len], true));
+        }
+        let table = indirect.then(|| self.buffer(&vec![0; 16 * buffers.len()], false));
+        let (base, ring) = (rings(queue), &mut self.rings[usize::from(queue)]);
+        let descriptors: Vec<u16> = match table {
+            Some(_) => (0..buffers.len() as u16).collect(),
+            None => ring.free.drain(..buffers.len()).collect(),
+        };
+        let at = table.map_or(base, |table| table.addr);
+        for (i, (buffer, &index)) in buffers.iter().zip(&descriptors).enumerate() {
+            let next = descriptors.get(i + 1).copied();
+            let flags = if buffer.writable { VRING_DESC_F_WRITE } else { 0 }
+                | if next.is_some() { VRING_DESC_F_NEXT } else { 0 };
+            let bytes = descriptor(buffer.addr, buffer.len as u32, flags as u16, next.unwrap_or(0));
+            self.memory.write(at + 16 * u64::from(index), &bytes).unwrap();
+        }
+        let own = match table {
+            Some(table) => {
+                let head = ring.free.pop_front().unwrap();
+                let bytes = descriptor(table.addr, table.len as u32, VRING_DESC_F_INDIRECT as u16, 0);
+                self.memory.write(base + 16 * u64::from(head), &bytes).unwrap();
+                vec![head]
+            }
+            None => descriptors,
+        };
+        let head = own[0];
+        let slot = base + AVAIL + 4 + 2 * u64::from(ring.avail % ring.size);
+        self.memory.write(slot, &head.to_le_bytes()).unwrap();
+        ring.avail = ring.avail.wrapping_add(1);
+        self.memory.write(base + AVAIL + 2, &ring.avail.to_le_bytes()).unwrap();
+        ring.offered.insert(head, (own, buffers));
+        head
+    }
+
+    fn buffer(&mut self, data: &[u8], writable: bool) -> Buffer {
+        let (len, room) = (data.len(), data.len().next_multiple_of(16) as u64);
+        if self.buffers + room > MEMORY {
+            self.buffers = BUFFERS;
+        }
+        let addr = self.buffers;
+        self.buffers += room;
+        self.memory.write(addr, data).unwrap();
+        Buffer { addr, len, writable }
+    }
+
+    /// Rings the doorbell, and lets the worker run.
+    pub fn kick(&mut self, queue: u16) {
+        self.core.ring(queue);
+        self.run();
+    }
+
+    /// The next chain that the device has given back.
+    pub fn take(&mut self, queue: u16) -> Option<Used> {
+        let (base, ring) = (rings(queue), &mut self.rings[usize::from(queue)]);
+        let read = |addr, data: &mut [u8]| self.memory.read(addr, data).unwrap();
+        let mut index = [0; 2];
+        read(base + USED + 2, &mut index);
+        if u16::from_le_bytes(index) == ring.used {
+            return None;
+        }
+        let mut element = [0; 8];
+        read(base + USED + 4 + 8 * u64::from(ring.used % ring.size), &mut element);
+        ring.used = ring.used.wrapping_add(1);
+        // With EVENT_IDX: interrupt for the next one (2.7.7.1).
+        let used_event = base + AVAIL + 4 + 2 * u64::from(ring.size);
+        self.memory.write(used_event, &ring.used.to_le_bytes()).unwrap();
+        let element = u64::from_le_bytes(element);
+        let (head, written) = (element as u16, (element >> 32) as u32);
+        let (descriptors, buffers) = ring.offered.remove(&head).expect("a chain that was offered");
+        ring.free.extend(descriptors);
+        let mut data = Vec::new();
+        for buffer in buffers.iter().filter(|buffer| buffer.writable) {
+            let start = data.len();
+            data.resize(start + buffer.len, 0);
+            read(buffer.addr, &mut data[start..]);
+        }
+        Some(Used { head, written, data })
+    }
+
+    /// Offers a chain, rings, and takes what comes back at once; panics if nothing does.
+    pub fn request(&mut self, queue: u16, readable: &[&[u8]], writable: &[usize]) -> Used {
+        let head = self.offer(queue, readable, writable);
+        self.kick(queue);
+        let used = self.take(queue).expect("an answer");
+        assert_eq!(used.head, head);
+        used
+    }
+
+    /// How often the device has interrupted for a queue.
+    #[must_use]
+    pub fn interrupts(&self, queue: u16) -> u32 {
+        self.transport.queues[usize::from(queue)].load(Ordering::SeqCst)
+    }
+
+    /// How often the device has interrupted for its configuration space or its status.
+    #[must_use]
+    pub fn config_interrupts(&self) -> u32 {
+        self.transport.config.load(Ordering::SeqCst)
+    }
+
+    /// Whether the device asks for a reset.
+    #[must_use]
+    pub fn needs_reset(&self) -> bool {
+        u32::from(self.core.status()) & VIRTIO_CONFIG_S_NEEDS_RESET != 0
+    }
+
+    /// `len` bytes of the configuration space from `offset` on.
+    #[must_use]
+    pub fn config(&self, offset: u64, len: usize) -> Vec<u8> {
+        let mut data = vec![0; len];
+        self.core.read_config(offset, &mut data);
+        data
+    }
+
+    /// Drains and saves the device as for a snapshot, then goes on with `fresh` in its place.
+    #[must_use]
+    pub fn restored(self, fresh: Box<dyn VirtioDevice>) -> Self {
+        self.core.drain();
+        let saved = state::encode(&self.core.save());
+        let Self { core: _, memory, transport: _, worker: _, rings, buffers } = self;
+        let mut driver = Self { rings, buffers, ..Self::on(memory, fresh) };
+        driver.core.restore(&state::decode::<CoreState>(&saved).unwrap()).unwrap();
+        driver.run();
+        driver
+    }
+}
+
+/// Where the rings of a queue are.
+#[must_use]
+pub fn rings(queue: u16) -> u64 {
+    RINGS + RINGS_STRIDE * u64::from(queue)
+}
+
+/// A descriptor as it lies in memory (2.7.5).
+#[must_use]
+pub fn descriptor(addr: u64, len: u32, flags: u16, next: u16) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&addr.to_le_bytes());
+    bytes[8..12].copy_from_slice(&len.to_le_bytes());
+    bytes[12..14].copy_from_slice(&flags.to_le_bytes());
+    bytes[14..].copy_from_slice(&next.to_le_bytes());
+    bytes
+}

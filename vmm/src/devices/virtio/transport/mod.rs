@@ -1,0 +1,32 @@
+//! What lies between a driver and a device: one [`Core`], and the registers by which a driver reaches it.
+
+mod core;
+mod source;
+
+use std::sync::Arc;
+
+use vmm_sys_util::eventfd::EventFd;
+
+pub use self::core::{Area, Core, CoreState};
+pub use source::DeviceSource;
+
+/// In the token of an event: it is of a descriptor that the device watches, not of the core's own.
+pub(super) const DEVICE_TOKEN: u32 = 1 << 31;
+/// The token of the core's own wake-ups; queues have theirs by number.
+pub(super) const WAKE_TOKEN: u32 = DEVICE_TOKEN - 1;
+
+/// What the core needs of a transport: how interrupts reach the driver, and how its doorbells reach us.
+pub trait Transport: Send + Sync {
+    /// The driver is to look at a queue's used ring.
+    fn interrupt_queue(&self, queue: u16);
+
+    /// The driver is to look at the configuration space and the status.
+    fn interrupt_config(&self);
+
+    /// The driver is about to ring: makes the kernel turn each queue's notifications into writes to its eventfd. Those
+    /// that come as exits all the same, the transport writes itself.
+    fn connect(&self, _doorbells: &[Arc<EventFd>]) {}
+
+    /// The device has been reset: no interrupt is pending any more.
+    fn reset(&self) {}
+}
