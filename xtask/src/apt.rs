@@ -62,11 +62,13 @@ impl Lists {
     }
 
     /// Does something that needs the lists. If it fails, they are fetched, where that is possible, and it is tried
-    /// once more: they may be absent, or so old that they name files that are gone.
+    /// once more: they may be absent, or so old that they name files that are gone. Tasks that run side by side do so one
+    /// after the other: apt itself does not wait for another apt.
     fn with<T>(&self, ctx: &Ctx, act: impl Fn() -> Result<T>) -> Result<T> {
         if find("apt-get").is_none() {
             bail!("packages are found through apt, which this host does not have");
         }
+        let _lock = cache::exclusive(ctx, ".apt-lock")?;
         let first = match act() {
             Ok(done) => return Ok(done),
             Err(error) => error,

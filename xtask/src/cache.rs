@@ -48,7 +48,13 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Taken while the cache is changed; given back when dropped or when the process ends.
 fn lock(ctx: &Ctx) -> Result<File> {
-    let path = ctx.cache.join(".lock");
+    exclusive(ctx, ".lock")
+}
+
+/// Waits until no other process, nor another caller in this one, holds the lock of this name. It is given back when
+/// dropped or when the process ends.
+pub fn exclusive(ctx: &Ctx, name: &str) -> Result<File> {
+    let path = ctx.cache.join(name);
     let shown = path.display();
     fs::create_dir_all(&ctx.cache).with_context(|| format!("cannot create {}", ctx.cache.display()))?;
     let file = File::create(&path).with_context(|| format!("cannot write {shown}"))?;

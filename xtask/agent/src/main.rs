@@ -31,7 +31,11 @@ fn main() -> Result<()> {
     let out = Mutex::new(&port);
     agent::run(&plan, Path::new(work), &input, &|step, event| {
         let mut out = out.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = frame::write(&mut *out, &Frame { step, event }) {
+        let ended = matches!(event, Event::End(_));
+        let written = frame::write(&mut *out, &Frame { step, event });
+        // Bytes that are still on their way would interrupt the next step.
+        let drained = || if ended && isatty(&port) { Ok(tcdrain(&port)?) } else { Ok(()) };
+        if let Err(error) = written.and_then(|()| drained()) {
             *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
         }
     })?;

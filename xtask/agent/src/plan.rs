@@ -11,6 +11,10 @@ pub struct Plan {
     pub files: BTreeMap<String, String>,
     /// The steps.
     pub steps: Vec<Step>,
+    /// Whether instructions are counted. Then a step begins right after a tick of the kernel's clock, and its events are
+    /// told when it has ended: ticks, and the interrupts of the serial port that they are told through, take their
+    /// instructions from whatever runs.
+    pub exact: bool,
 }
 
 /// One command. In its words, `{out}` stands for a folder that is the step's own, `{origin}` for the time at

@@ -28,7 +28,13 @@ pub fn run(plan: &Plan, work: &Path, input: &Input, sink: &Sink<'_>) -> io::Resu
     for (index, step) in (0..).zip(&plan.steps) {
         let out = work.join(format!("out-{index}"));
         fs::create_dir_all(&out)?;
-        let end = run_step(plan, step, &out, input, &|event| sink(index, event))?;
+        let held = Mutex::new(Vec::new());
+        let tell = |event| if plan.exact { lock(&held).push(event) } else { sink(index, event) };
+        let end = run_step(plan, step, &out, input, &tell)?;
+        held.into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
+            .into_iter()
+            .for_each(|event| sink(index, event));
         for (path, bytes) in files(&out, &out)? {
             sink(index, Event::File(path, bytes));
         }
@@ -46,6 +52,9 @@ fn run_step(
     input: &Input,
     sink: &(dyn Fn(Event) + Sync),
 ) -> io::Result<StepEnd> {
+    if plan.exact {
+        wait_for_tick();
+    }
     let started_ns = monotonic_ns();
     let words: Vec<String> = step.argv.iter().map(|word| fill_in(word, plan, out, started_ns)).collect();
     let spawned = spawn(step, &words, plan, out, started_ns);
@@ -230,8 +239,14 @@ fn pid_of(child: &Child) -> Pid {
     Pid::from_child(child)
 }
 
-fn lock(input: &Input) -> std::sync::MutexGuard<'_, Option<ChildStdin>> {
-    input.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(of: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Spins until the kernel's clock ticks, so that what is started next has all of the time to the next tick for itself.
+fn wait_for_tick() {
+    let before = clock_gettime(ClockId::MonotonicCoarse);
+    while clock_gettime(ClockId::MonotonicCoarse) == before {}
 }
 
 /// `CLOCK_MONOTONIC` in nanoseconds.
@@ -248,7 +263,8 @@ mod tests {
     fn run_one(step: Step) -> Vec<Event> {
         let work = tempfile::tempdir().unwrap();
         let events = Mutex::new(Vec::new());
-        let plan = Plan { files: [("sh".to_owned(), "/bin/sh".to_owned())].into(), steps: vec![step] };
+        let plan =
+            Plan { files: [("sh".to_owned(), "/bin/sh".to_owned())].into(), steps: vec![step], exact: true };
         run(&plan, work.path(), &Input::default(), &|_, event| events.lock().unwrap().push(event)).unwrap();
         events.into_inner().unwrap()
     }

@@ -141,13 +141,9 @@ impl Lab {
     }
 
     /// The plan for the agent, with files where `place` says that they are.
-    fn plan(
-        files: &BTreeMap<String, PathBuf>,
-        steps: &[Step],
-        place: impl Fn(&str, &Path) -> String,
-    ) -> Plan {
-        let files = files.iter().map(|(name, path)| (name.clone(), place(name, path))).collect();
-        Plan { files, steps: steps.to_vec() }
+    fn plan(&self, steps: &[Step], place: impl Fn(&str, &Path) -> String) -> Plan {
+        let files = self.files.iter().map(|(name, path)| (name.clone(), place(name, path))).collect();
+        Plan { files, steps: steps.to_vec(), exact: matches!(self.way, Way::Nested(Speed::Exact { .. })) }
     }
 }
 

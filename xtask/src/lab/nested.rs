@@ -128,7 +128,7 @@ fn archive(lab: &Lab, ctx: &Ctx, kernel: &Kernel, steps: &[Step]) -> Result<Cpio
         let data = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         cpio.program(&place(name), data);
     }
-    let plan = Lab::plan(&lab.files, steps, |name, _| place(name));
+    let plan = lab.plan(steps, |name, _| place(name));
     cpio.file(PLAN, postcard::to_stdvec(&plan)?);
     Ok(cpio)
 }

@@ -1,6 +1,11 @@
-//! `ci`: all that a change has to pass, in the order in which it fails soonest.
+//! `ci`: all that a change has to pass.
 
-use std::process::ExitCode;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -10,35 +15,99 @@ use xtask::ctx::{Ctx, show};
 #[derive(Debug, clap::Args)]
 pub struct Args {}
 
-/// Each a command that anyone can run alone.
-const STEPS: [&[&str]; 4] = [
-    &["xtask", "tidy"],
-    &["xtask", "test", "--require"],
-    &["xtask", "fuzz"],
-    &["xtask", "fuzz", "--planted"],
+/// Two rows of steps that go on side by side, each step a command that anyone can run alone. In a row they are in the
+/// order in which a change fails soonest.
+///
+/// Functional labs fall behind, and stall, where they have to share the processors: their row goes first. Nothing in
+/// the other one depends on how fast it is: counting instructions, counting executions, and compiling.
+const ROWS: [(Priority, &[&[&str]]); 2] = [
+    (Priority::First, &[&["tidy"], &["test", "--require"]]),
+    (Priority::Behind, &[&["kernel", "build"], &["fuzz"], &["fuzz", "--planted"]]),
 ];
 
-/// Runs the steps, each only when those before it passed, and says how long each took.
+/// Who gets the processors when both rows want them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Priority {
+    First,
+    Behind,
+}
+
+/// How a step went.
+struct Ended {
+    shown: String,
+    passed: bool,
+    took: Duration,
+}
+
+/// Runs the rows, each step only when none has failed before, and says how long each took.
 pub fn run(ctx: &Ctx, _: &Args) -> Result<ExitCode> {
-    let mut took: Vec<(String, Duration)> = Vec::new();
-    let mut passed = true;
-    for step in STEPS {
-        let mut command = ctx.cargo();
-        command.args(step);
-        let shown = format!("cargo {}", step.join(" "));
-        println!("\n== {shown}");
-        let start = Instant::now();
-        passed = command.status().with_context(|| format!("cannot run {}", show(&command)))?.success();
-        took.push((shown, start.elapsed()));
-        if !passed {
+    let start = Instant::now();
+    let logs = ctx.target.join("ci");
+    fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
+    println!("ci: what a step says is shown when it has ended; until then it is in {}", logs.display());
+    let failed = AtomicBool::new(false);
+    let ended: Vec<Ended> = thread::scope(|scope| {
+        let rows = ROWS.map(|(priority, steps)| {
+            let (failed, logs) = (&failed, &logs);
+            scope.spawn(move || row(priority, steps, logs, failed))
+        });
+        // A row that panicked has said so.
+        rows.into_iter().map(|row| row.join().unwrap_or_else(|_| Ok(Vec::new()))).collect::<Result<Vec<_>>>()
+    })?
+    .into_iter()
+    .flatten()
+    .collect();
+    let count: usize = ROWS.iter().map(|(_, steps)| steps.len()).sum();
+    let passed = ended.len() == count && ended.iter().all(|step| step.passed);
+    println!();
+    for Ended { shown, passed, took } in &ended {
+        println!("ci: {shown:<32} {:>7.1} s{}", took.as_secs_f64(), if *passed { "" } else { "  FAILED" });
+    }
+    let verdict = if passed { "passed" } else { "FAILED" };
+    println!("ci: {verdict:<32} {:>7.1} s", start.elapsed().as_secs_f64());
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs the steps of a row up to the first that fails, or to a failure in the other row.
+fn row(priority: Priority, steps: &[&[&str]], logs: &Path, failed: &AtomicBool) -> Result<Vec<Ended>> {
+    let mut all = Vec::new();
+    for step in steps {
+        if failed.load(Ordering::Relaxed) {
             break;
         }
+        let ended = one(priority, step, logs);
+        if !ended.as_ref().is_ok_and(|ended| ended.passed) {
+            failed.store(true, Ordering::Relaxed);
+        }
+        all.push(ended?);
     }
-    let all: Duration = took.iter().map(|(_, time)| *time).sum();
-    took.push((if passed { "passed" } else { "FAILED" }.into(), all));
-    println!();
-    for (what, time) in took {
-        println!("ci: {what:<32} {:>7.1} s", time.as_secs_f64());
-    }
-    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(all)
+}
+
+/// Runs a step, and shows what it said in one piece.
+fn one(priority: Priority, step: &[&str], logs: &Path) -> Result<Ended> {
+    let shown = format!("cargo xtask {}", step.join(" "));
+    let path = logs.join(format!("{}.log", step.join(" ").replace([' ', '-'], "")));
+    let log = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    // This program itself: cargo would wait for whoever builds in the same folder.
+    let xtask = std::env::current_exe().context("where xtask is")?;
+    let mut command = match priority {
+        Priority::First => Command::new(xtask),
+        Priority::Behind => {
+            let mut nice = Command::new("nice");
+            nice.args(["-n", "10"]).arg(xtask);
+            nice
+        }
+    };
+    command.args(step).stdout(log.try_clone()?).stderr(log);
+    println!("ci: {shown} …");
+    let start = Instant::now();
+    let status = command.status().with_context(|| format!("cannot run {}", show(&command)))?;
+    let took = start.elapsed();
+    let said = fs::read(&path)?;
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "\n== {shown} ({status}, {:.1} s)", took.as_secs_f64())?;
+    stdout.write_all(&said)?;
+    stdout.flush()?;
+    Ok(Ended { shown, passed: status.success(), took })
 }
