@@ -15,23 +15,35 @@ pub const TARGET: &str = "x86_64-unknown-linux-gnu";
 pub struct Part {
     /// Its file in `target/dist`.
     pub file: &'static str,
+    /// Cargo's profile for it.
+    pub profile: &'static str,
     /// A variable whose value is used in place of the file in `target/dist`, for suites that test what was
     /// built elsewhere.
     pub variable: &'static str,
 }
 
 /// The VMM.
-pub const JIFFY: Part = Part { file: "jiffy", variable: "JIFFY_BIN" };
+pub const JIFFY: Part = Part { file: "jiffy", profile: "jiffy", variable: "JIFFY_BIN" };
 /// PID 1 of guests and of the lab.
-pub const INIT: Part = Part { file: "jiffy-init", variable: "JIFFY_INIT" };
+pub const INIT: Part = Part { file: "jiffy-init", profile: "init", variable: "JIFFY_INIT" };
 /// The ROM.
-pub const FIRMWARE: Part = Part { file: "jiffy-firmware.rom", variable: "JIFFY_FIRMWARE" };
+pub const FIRMWARE: Part =
+    Part { file: "jiffy-firmware.rom", profile: "firmware", variable: "JIFFY_FIRMWARE" };
 
 impl Part {
     /// Where it is.
     pub fn path(self, ctx: &Ctx) -> Result<PathBuf> {
         let given = env::var_os(self.variable).filter(|value| !value.is_empty());
         let path = given.map_or_else(|| ctx.dist().join(self.file), PathBuf::from);
+        ensure!(path.is_file(), "{} is not there; build it: cargo xtask build", path.display());
+        Ok(path)
+    }
+
+    /// The same program as cargo leaves it, with the names of its functions.
+    pub fn symbols(self, ctx: &Ctx) -> Result<PathBuf> {
+        let given = env::var_os(self.variable).filter(|value| !value.is_empty());
+        let path =
+            given.map_or_else(|| ctx.target.join(TARGET).join(self.profile).join(self.file), PathBuf::from);
         ensure!(path.is_file(), "{} is not there; build it: cargo xtask build", path.display());
         Ok(path)
     }
@@ -43,7 +55,7 @@ impl Part {
     }
 }
 
-/// Where the lab's agent is; it is no part that users take away.
+/// Where the lab's agent is, as cargo leaves it; it is no part that users take away.
 #[must_use]
 pub fn agent(ctx: &Ctx) -> PathBuf {
     ctx.target.join(TARGET).join("jiffy/lab-agent")

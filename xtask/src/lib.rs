@@ -11,6 +11,7 @@ pub mod initramfs;
 pub mod kernel;
 pub mod lab;
 pub mod probe;
+pub mod profile;
 pub mod skip;
 pub mod tuned;
 mod unpack;

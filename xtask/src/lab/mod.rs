@@ -55,6 +55,8 @@ pub struct Lab {
     pub modules: Vec<String>,
     /// Whether the first step of a nested lab whose standard input is open reads this process's.
     pub forward_stdin: bool,
+    /// Further arguments for the QEMU of a nested lab.
+    pub emulator_args: Vec<String>,
     files: BTreeMap<String, PathBuf>,
 }
 
@@ -96,7 +98,14 @@ impl Lab {
     /// A lab with the usual limits and no files.
     #[must_use]
     pub fn new(way: Way) -> Self {
-        Self { way, memory_mib: 2048, modules: Vec::new(), forward_stdin: false, files: BTreeMap::new() }
+        Self {
+            way,
+            memory_mib: 2048,
+            modules: Vec::new(),
+            forward_stdin: false,
+            emulator_args: Vec::new(),
+            files: BTreeMap::new(),
+        }
     }
 
     /// Adds a file of the host: in a step's words, `{name}` is its path in the lab.
@@ -238,7 +247,7 @@ impl Gather {
 }
 
 /// The last lines of a console, for people.
-fn last_lines(bytes: &[u8]) -> String {
+pub(crate) fn last_lines(bytes: &[u8]) -> String {
     const COUNT: usize = 20;
     let text = String::from_utf8_lossy(bytes);
     let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();

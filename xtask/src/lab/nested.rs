@@ -65,6 +65,7 @@ pub(super) fn run(lab: &Lab, speed: Speed, ctx: &Ctx, steps: &[Step], take: &mut
     machine.memory_mib = lab.memory_mib;
     machine.speed = speed;
     machine.cpus = 2;
+    machine.args.clone_from(&lab.emulator_args);
     let mut command = machine.command(ctx)?;
     command.arg("-serial").arg(format!("file:{}", console.display()));
     match speed {

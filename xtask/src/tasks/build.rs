@@ -9,8 +9,8 @@ use anyhow::{Context, Result, bail, ensure};
 use goblin::elf::program_header::PT_LOAD;
 use indicatif::HumanBytes;
 use xtask::built::{self, TARGET};
-use xtask::cache;
 use xtask::ctx::Ctx;
+use xtask::{apt, cache};
 
 /// Build the parts that users take away into target/dist
 #[derive(Debug, clap::Args)]
@@ -119,10 +119,14 @@ fn rom(elf: &[u8]) -> Result<Vec<u8>> {
     Ok(bytes.to_vec())
 }
 
-/// Copies a built file to the dist folder, unless it is there already.
+/// Copies a program to the dist folder, unless it is there already; without the names of its functions, of which
+/// cargo's own file keeps a copy.
 fn install(ctx: &Ctx, from: &Path, name: &str) -> Result<PathBuf> {
     let to = ctx.dist().join(name);
-    let bytes = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
+    let stripped = tempfile::NamedTempFile::new()?.into_temp_path();
+    let mut strip = Command::new(apt::tool(ctx, "strip", "binutils")?);
+    ctx.run(strip.arg("--strip-all").arg("-o").arg(&stripped).arg(from))?;
+    let bytes = fs::read(&stripped)?;
     if fs::read(&to).is_ok_and(|there| there == bytes) {
         return Ok(to);
     }

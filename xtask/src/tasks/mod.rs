@@ -7,6 +7,7 @@ pub mod clean;
 pub mod doctor;
 pub mod fuzz;
 pub mod kernel;
+pub mod profile;
 pub mod run;
 pub mod test;
 pub mod tidy;

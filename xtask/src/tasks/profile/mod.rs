@@ -1,0 +1,101 @@
+//! `profile`: what each function of a boot costs.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use abi::init_config::Directive;
+use anyhow::{Context, Result, ensure};
+use xtask::ctx::Ctx;
+use xtask::kernel::Kernel;
+use xtask::lab::{self, Lab, Speed, Way};
+use xtask::profile::{self, Profile, Symbols};
+use xtask::tuned::Recipe;
+use xtask::{built, initramfs};
+
+use super::build;
+
+mod report;
+
+/// Count what each function of a boot executes, in the nested lab: jiffy's, its host's, the guest kernel's, init's
+///
+/// Counts are exact: two runs give the same. They say nothing of caches, and nothing of what an exit costs a real
+/// processor. An ELF kernel is started by Linux's 64-bit protocol, without randomisation.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The kernel: jiffy's own, Debian's, or a vmlinux that has its symbols
+    #[arg(long, value_name = "fast|debian|FILE", default_value = "fast")]
+    kernel: PathBuf,
+    /// The guest's RAM, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 128)]
+    memory: u32,
+    /// The seed of all that is random in the lab; a run that stalls is worth repeating with another
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    #[command(flatten)]
+    tables: report::Tables,
+    /// Write the profile to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Run nothing, but say what changed between two profiles that --json has written
+    #[arg(long, num_args = 2, value_names = ["BEFORE", "AFTER"])]
+    diff: Option<Vec<PathBuf>>,
+    /// More arguments for `jiffy run`
+    #[arg(last = true)]
+    jiffy: Vec<String>,
+}
+
+/// Boots once, and shows where the instructions went.
+pub fn run(ctx: &Ctx, args: &Args) -> Result<ExitCode> {
+    if let Some([before, after]) = args.diff.as_deref() {
+        print!("{}", report::diff(&read(before)?, &read(after)?, &args.tables));
+        return Ok(ExitCode::SUCCESS);
+    }
+    build::all(ctx)?;
+    build::agent(ctx)?;
+    let profile = nested(ctx, args)?;
+    if let Some(path) = &args.json {
+        let text = serde_json::to_string(&profile)?;
+        fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    print!("{}", report::text(&profile, &args.tables));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn read(path: &Path) -> Result<Profile> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("{} is not a profile", path.display()))
+}
+
+/// The kernel's ELF file, and its symbols.
+fn kernel(ctx: &Ctx, wanted: &Path) -> Result<(PathBuf, Symbols)> {
+    let path = match wanted.to_str() {
+        Some("debian") => return Ok((Kernel::debian(ctx)?.vmlinux(ctx)?, Symbols::debian(ctx)?)),
+        Some("fast") => Recipe::read(ctx)?.build(ctx)?.vmlinux(),
+        _ => wanted.to_owned(),
+    };
+    let symbols = Symbols::of(&path)?;
+    Ok((path, symbols))
+}
+
+fn nested(ctx: &Ctx, args: &Args) -> Result<Profile> {
+    let (kernel, symbols) = kernel(ctx, &args.kernel)?;
+    let place = tempfile::tempdir()?;
+    let initrd = place.path().join("initrd");
+    let config = [Directive::Hostname("guest"), Directive::Exec("/init"), Directive::Arg("greet")];
+    fs::write(&initrd, initramfs::with_init(built::INIT.read(ctx)?, &config)?.build()?)?;
+    let mut lab = Lab::new(Way::Nested(Speed::Exact { seed: args.seed }));
+    lab.memory_mib = 1024 + args.memory;
+    lab.file("jiffy", &built::JIFFY.path(ctx)?).file("initrd", &initrd).file("kernel", &kernel);
+    let line = format!(
+        "{{jiffy}} run --kernel {{kernel}} --initrd {{initrd}} --protocol linux64 --kaslr off --cpus 1 --memory {}M \
+         --timeline json --timeline-origin {{origin}}",
+        args.memory
+    );
+    let words = line.split_whitespace().map(str::to_owned).chain(args.jiffy.iter().cloned());
+    let step = ctx.step("Booting in the nested lab, counting");
+    let mut profiles = profile::run(ctx, &lab, &[lab::step("boot", words)], Some(&symbols))?;
+    drop(step);
+    ensure!(profiles.len() == 1, "{} profiles of one boot", profiles.len());
+    Ok(profiles.remove(0))
+}
