@@ -1,4 +1,4 @@
-//! Interrupts from devices to the guest.
+//! Signals between guest and devices: interrupts one way, doorbells the other.
 
 use std::io;
 use std::sync::OnceLock;
@@ -42,6 +42,38 @@ impl InterruptLine for IrqfdLine {
     fn trigger(&self) -> io::Result<()> {
         self.event()?.write(1)
     }
+}
+
+/// Turns a guest's writes to an address into writes to an eventfd, without leaving the kernel.
+pub trait Doorbells: Send + Sync {
+    /// Connects writes at `addr`: those of the four bytes `value`, or all. What cannot be connected stays an exit, which
+    /// is slower and means the same.
+    fn connect(&self, addr: u64, value: Option<u32>, event: &EventFd);
+
+    /// Takes a connection back.
+    fn disconnect(&self, addr: u64, value: Option<u32>, event: &EventFd);
+}
+
+impl Doorbells for Vm {
+    fn connect(&self, addr: u64, value: Option<u32>, event: &EventFd) {
+        // As the trait says.
+        let _ = self.register_ioeventfd(event, addr, value);
+    }
+
+    fn disconnect(&self, addr: u64, value: Option<u32>, event: &EventFd) {
+        // Fails only for what was not connected.
+        let _ = self.unregister_ioeventfd(event, addr, value);
+    }
+}
+
+/// No doorbells: every ring is an exit.
+#[derive(Clone, Copy, Debug)]
+pub struct NoDoorbells;
+
+impl Doorbells for NoDoorbells {
+    fn connect(&self, _addr: u64, _value: Option<u32>, _event: &EventFd) {}
+
+    fn disconnect(&self, _addr: u64, _value: Option<u32>, _event: &EventFd) {}
 }
 
 /// A line that counts, for tests.

@@ -1,5 +1,7 @@
 //! The stage in which paths become descriptors. After it, nothing is opened by path any more.
 
+mod devices;
+
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -8,6 +10,7 @@ use rustix::fs::{FileType, fstat};
 
 use crate::config::{ConsoleSpec, FileRef, VmSpec};
 use crate::devices::console::Sink;
+use crate::machine::Attachment;
 
 /// A file that is not what it has to be.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +65,8 @@ pub struct Opened {
     pub firmware: Option<Named>,
     /// Where console output goes; `None` for nowhere.
     pub console: Option<Sink>,
+    /// The virtio devices.
+    pub devices: Vec<Attachment>,
     /// `--result`.
     pub result: Option<File>,
 }
@@ -81,6 +86,7 @@ impl Opened {
             initrd: read("--initrd", &spec.boot.initrd)?,
             firmware: read("--firmware", &spec.boot.firmware)?,
             console: console(&spec.console, &mut taken)?,
+            devices: devices::open(&spec.devices)?,
             result: spec.result.as_ref().map(|path| writable("--result", path, &mut taken)).transpose()?,
         })
     }

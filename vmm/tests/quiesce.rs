@@ -51,7 +51,8 @@ fn run(memory: Memory, start: Start, paused: bool, cpus: u8) -> Running {
     let console = ConsoleOutput::new().unwrap();
     let timeline = Arc::new(Timeline::begin(None, false));
     let wiring = Wiring { console: console.clone(), timeline: Arc::clone(&timeline) };
-    let machine = machine::build(&Host::open().unwrap(), &spec(cpus), memory, start, &wiring).unwrap();
+    let machine =
+        machine::build(&Host::open().unwrap(), &spec(cpus), memory, start, &wiring, Vec::new()).unwrap();
     let sealed = sandbox::seal().unwrap();
     let mut running = Running::start(machine, &timeline, paused, &sealed).unwrap();
     running.serve(vec![Box::new(OutputPump::new(console, None))]).unwrap();
@@ -202,7 +203,8 @@ fn state_of_another_machine_is_refused() {
     let wiring =
         Wiring { console: ConsoleOutput::new().unwrap(), timeline: Arc::new(Timeline::begin(None, false)) };
     let start = Start::Restore { state, rom: None };
-    let refused = machine::build(&Host::open().unwrap(), &spec(1), memory, start, &wiring).err().unwrap();
+    let refused =
+        machine::build(&Host::open().unwrap(), &spec(1), memory, start, &wiring, Vec::new()).err().unwrap();
     assert_eq!(refused.to_string(), "saved state has 2 vCPUs, the machine 1");
 }
 

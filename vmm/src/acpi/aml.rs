@@ -1,7 +1,8 @@
 //! The DSDT, and the AML of devices on the ISA bus.
 
 use super::{OEM_ID, OEM_REVISION, OEM_TABLE_ID};
-use abi::{layout, ports};
+use abi::layout::{self, Range};
+use abi::ports;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::{Aml, AmlSink, aml};
 
@@ -47,6 +48,30 @@ impl Aml for IsaDevice {
         resources.extend(irq.as_ref().map(|irq| irq as &dyn Aml));
         let crs = aml::Name::new("_CRS".into(), &aml::ResourceTemplate::new(resources));
         aml::Device::new(self.name.into(), vec![&hid, &uid, &crs]).to_aml_bytes(sink);
+    }
+}
+
+/// A virtio device on virtio-mmio: the ID by which Linux's driver finds it, its registers, its interrupt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VirtioMmio {
+    /// Tells them apart.
+    pub index: u8,
+    /// Its registers, below 4 GiB.
+    pub window: Range,
+    /// Its interrupt line, edge-triggered and active-high.
+    pub gsi: u32,
+}
+
+impl Aml for VirtioMmio {
+    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
+        let hid = aml::Name::new("_HID".into(), &"LNRO0005");
+        let uid = aml::Name::new("_UID".into(), &self.index);
+        let registers = aml::Memory32Fixed::new(true, self.window.start as u32, self.window.len as u32);
+        let interrupt = aml::Interrupt::new(true, true, false, false, self.gsi);
+        let resources = aml::ResourceTemplate::new(vec![&registers, &interrupt]);
+        let crs = aml::Name::new("_CRS".into(), &resources);
+        let name = format!("VM{:02X}", self.index);
+        aml::Device::new(name.as_str().into(), vec![&hid, &uid, &crs]).to_aml_bytes(sink);
     }
 }
 

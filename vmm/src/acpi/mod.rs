@@ -22,7 +22,7 @@ use abi::layout;
 use acpi_tables::Aml;
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::xsdt::XSDT;
-pub use aml::IsaDevice;
+pub use aml::{IsaDevice, VirtioMmio};
 use thiserror::Error;
 
 /// Why there are no tables.

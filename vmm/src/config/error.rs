@@ -71,6 +71,9 @@ pub enum ValueError {
     /// A token bucket that is always empty, or refilled in no time.
     #[error("the rate {0} lets nothing through or all: give a size and a time above 0, or leave it out")]
     EmptyBucket(String),
+    /// A device whose options make none.
+    #[error("{}", OneLine(.0))]
+    Pairs(String),
     /// Neither `on` nor `off`.
     #[error("`{}` is neither on nor off: write one of them", OneLine(.0))]
     Switch(String),

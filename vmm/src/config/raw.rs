@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::value::switch;
 use super::{
-    Cmdline, ConsoleSpec, Cpus, FileRef, Kaslr, MachineKind, Nanoseconds, Protocol, RawMemory, TimelineMode,
+    Cmdline, ConsoleSpec, Cpus, FileRef, Kaslr, MachineKind, Nanoseconds, Protocol, RawMemory, RngConfig,
+    TimelineMode, TransportKind, pairs,
 };
 
 /// The configuration of a VM. Every key has the name of its flag of `jiffy run`, and what is left out has the
@@ -92,6 +93,20 @@ pub struct RawConfig {
           num_args = 0..=1, require_equals = true, default_missing_value = "on")]
     pub invtsc: Option<bool>,
 
+    /// How the guest reaches its virtio devices [default: mmio]
+    #[arg(long, value_name = "TRANSPORT", help_heading = "Devices")]
+    pub transport: Option<TransportKind>,
+
+    /// Give the guest random numbers of the host
+    ///
+    /// Options: transport=mmio|pci
+    #[arg(long, value_name = "OPTION…", help_heading = "Devices", verbatim_doc_comment,
+          value_parser = pairs::parse::<RngConfig>, num_args = 0..=1, require_equals = true,
+          default_missing_value = "")]
+    #[serde(default, deserialize_with = "pairs::one", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<super::schema::Device<RngConfig>>")]
+    pub rng: Option<RngConfig>,
+
     /// Where the serial console goes: stdio, file=FILE or off [default: stdio]
     #[arg(long, value_name = "WHERE", help_heading = "Output")]
     #[schemars(with = "Option<String>")]
@@ -128,6 +143,8 @@ impl RawConfig {
             memory,
             machine,
             invtsc,
+            transport,
+            rng,
             console,
             timeline,
             timeline_origin,
@@ -148,6 +165,8 @@ impl RawConfig {
             },
             machine: machine.or(other.machine),
             invtsc: invtsc.or(other.invtsc),
+            transport: transport.or(other.transport),
+            rng: rng.or(other.rng),
             console: console.or(other.console),
             timeline: timeline.or(other.timeline),
             timeline_origin: timeline_origin.or(other.timeline_origin),

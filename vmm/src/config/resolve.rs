@@ -1,8 +1,8 @@
 //! From what a user gave to a whole [`VmSpec`], and back: defaults, and checks across values.
 
 use super::{
-    BootSpec, Cmdline, Cpus, Error, HugePages, MemorySize, MemorySpec, RawConfig, RawMemory, ValueError,
-    VmSpec,
+    BootSpec, Cmdline, Cpus, DevicesSpec, Error, HugePages, MemorySize, MemorySpec, RawConfig, RawMemory,
+    ValueError, VmSpec,
 };
 
 /// The command line of a kernel for which none is given: the console on the first serial port, critical messages only,
@@ -40,6 +40,7 @@ impl RawConfig {
             cpus: self.cpus.unwrap_or(Cpus::ONE).get(),
             memory: memory(self.memory.unwrap_or_default())?,
             machine: self.machine.unwrap_or_default(),
+            devices: DevicesSpec { transport: self.transport.unwrap_or_default(), rng: self.rng },
             console: self.console.unwrap_or_default(),
             timeline: self.timeline.unwrap_or_default(),
             timeline_origin: self.timeline_origin.map(super::Nanoseconds::get),
@@ -50,7 +51,19 @@ impl RawConfig {
 
     /// All of a specification, with nothing left to defaults.
     fn from_spec(spec: &VmSpec) -> Result<Self, ValueError> {
-        let VmSpec { boot, cpus, memory, machine, console, timeline, timeline_origin, result, invtsc } = spec;
+        let VmSpec {
+            boot,
+            cpus,
+            memory,
+            machine,
+            devices,
+            console,
+            timeline,
+            timeline_origin,
+            result,
+            invtsc,
+        } = spec;
+        let DevicesSpec { transport, rng } = devices;
         let BootSpec { kernel, initrd, cmdline, firmware, protocol, unpack, kaslr } = boot;
         let MemorySpec { size, huge, prealloc, shared } = memory;
         Ok(Self {
@@ -70,6 +83,8 @@ impl RawConfig {
             }),
             machine: Some(*machine),
             invtsc: Some(*invtsc),
+            transport: Some(*transport),
+            rng: rng.clone(),
             console: Some(console.clone()),
             timeline: Some(*timeline),
             timeline_origin: timeline_origin.map(TryInto::try_into).transpose()?,

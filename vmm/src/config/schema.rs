@@ -1,6 +1,6 @@
 //! JSON schemas of what serde reads by hand.
 
-use schemars::{Schema, SchemaGenerator, json_schema, schema_for};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema, schema_for};
 
 use super::{RawConfig, RawMemory};
 
@@ -19,6 +19,20 @@ pub(super) fn text_or_number(_: &mut SchemaGenerator) -> Schema {
 pub(super) fn memory(generator: &mut SchemaGenerator) -> Schema {
     let table = generator.subschema_for::<RawMemory>();
     json_schema!({ "anyOf": [ { "type": ["string", "integer", "null"] }, table ] })
+}
+
+/// A device, as text or as a table.
+pub(super) struct Device<T>(std::marker::PhantomData<T>);
+
+impl<T: JsonSchema> JsonSchema for Device<T> {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        format!("{}OrText", T::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let table = generator.subschema_for::<T>();
+        json_schema!({ "anyOf": [ { "type": "string" }, table ] })
+    }
 }
 
 #[cfg(test)]

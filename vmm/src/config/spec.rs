@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::FileRef;
+use super::{FileRef, RngConfig};
 
 /// All that determines a VM.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub struct VmSpec {
     pub memory: MemorySpec,
     /// Which set of legacy devices it has.
     pub machine: MachineKind,
+    /// Its virtio devices.
+    pub devices: DevicesSpec,
     /// Where its serial console goes.
     pub console: ConsoleSpec,
     /// Whether and how the boot timeline is shown.
@@ -114,6 +116,26 @@ pub enum MachineKind {
     Fast,
     /// PIT, PIC, RTC and CMOS memory sizes as well, for old kernels and memory testers.
     Legacy,
+}
+
+/// The virtio devices of a VM.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DevicesSpec {
+    /// How the guest reaches them, where a device does not say otherwise.
+    pub transport: TransportKind,
+    /// Its entropy device.
+    pub rng: Option<RngConfig>,
+}
+
+/// How a guest reaches a virtio device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TransportKind {
+    /// A page of registers and an interrupt line.
+    #[default]
+    Mmio,
+    /// A function on a PCI Express bus, with messages for interrupts.
+    Pci,
 }
 
 /// Where the serial console goes.

@@ -153,12 +153,28 @@ prop_compose! {
     }
 }
 
+fn transports() -> impl Strategy<Value = TransportKind> + Clone {
+    prop::sample::select(vec![TransportKind::Mmio, TransportKind::Pci])
+}
+
+prop_compose! {
+    fn devices()(
+        transport in transports(),
+        rng in prop::option::of(
+            prop::option::of(transports()).prop_map(|transport| RngConfig { transport }),
+        ),
+    ) -> DevicesSpec {
+        DevicesSpec { transport, rng }
+    }
+}
+
 prop_compose! {
     fn specs()(
         boot in boots(),
         cpus in 1..=254_u8,
         memory in memories(),
         machine in prop::sample::select(vec![MachineKind::Fast, MachineKind::Legacy]),
+        devices in devices(),
         console in prop_oneof![
             Just(ConsoleSpec::Stdio),
             Just(ConsoleSpec::Off),
@@ -169,7 +185,7 @@ prop_compose! {
         result in prop::option::of(files()),
         invtsc: bool,
     ) -> VmSpec {
-        VmSpec { boot, cpus, memory, machine, console, timeline, timeline_origin, result, invtsc }
+        VmSpec { boot, cpus, memory, machine, devices, console, timeline, timeline_origin, result, invtsc }
     }
 }
 

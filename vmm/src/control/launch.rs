@@ -11,7 +11,6 @@ use super::{Running, Signals};
 use crate::boot::{self, BootState, Input};
 use crate::config::{ConsoleSpec, FileRef, Protocol, VmSpec};
 use crate::devices::console::{ConsoleOutput, InputPump, OutputPump, Terminal};
-use crate::devices::worker::Source;
 use crate::kvm::{self, Host};
 use crate::machine::{self, Wiring};
 use crate::memory::layout::RamLayout;
@@ -126,7 +125,7 @@ fn run(
 
     let console = ConsoleOutput::new().map_err(system("console"))?;
     let wiring = Wiring { console: console.clone(), timeline: Arc::clone(timeline) };
-    let machine = machine::build(&host, spec, memory, start, &wiring)?;
+    let machine = machine::build(&host, spec, memory, start, &wiring, opened.devices)?;
     timeline.step(Step::VcpusReady);
 
     let signals = Signals::take_over().map_err(system("signals"))?;
@@ -135,7 +134,9 @@ fn run(
 
     let stdio = spec.console == ConsoleSpec::Stdio;
     let terminal = if stdio { Terminal::raw().map_err(system("terminal"))? } else { None };
-    let mut sources: Vec<Box<dyn Source>> = vec![Box::new(OutputPump::new(console.clone(), opened.console))];
+    let mut sources = running.board().devices.sources();
+    // After all that may have something left to say.
+    sources.push(Box::new(OutputPump::new(console.clone(), opened.console)));
     if stdio && !boots_from_stdin(spec) {
         let (port, handle) = (Arc::clone(&running.board().devices.serial), running.handle());
         let end = Box::new(move || handle.end(libc::SIGINT as u8));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use abi::layout::Range;
 use kvm_bindings::{KVM_MEM_READONLY, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region};
-use kvm_ioctls::VmFd;
+use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::state::IrqchipState;
@@ -66,6 +66,27 @@ impl Vm {
     /// Makes a write to `event` raise the interrupt `gsi`.
     pub fn register_irqfd(&self, event: &EventFd, gsi: u32) -> Result<(), Error> {
         self.fd.register_irqfd(event, gsi).map_err(call("KVM_IRQFD"))
+    }
+
+    /// Makes writes at `addr` write to `event` instead of leaving the guest: those of the four bytes `value`, or those
+    /// of any value and length.
+    pub fn register_ioeventfd(&self, event: &EventFd, addr: u64, value: Option<u32>) -> Result<(), Error> {
+        let addr = IoEventAddress::Mmio(addr);
+        match value {
+            Some(value) => self.fd.register_ioevent(event, &addr, value),
+            None => self.fd.register_ioevent(event, &addr, NoDatamatch),
+        }
+        .map_err(call("KVM_IOEVENTFD"))
+    }
+
+    /// Takes back what [`Vm::register_ioeventfd`] did.
+    pub fn unregister_ioeventfd(&self, event: &EventFd, addr: u64, value: Option<u32>) -> Result<(), Error> {
+        let addr = IoEventAddress::Mmio(addr);
+        match value {
+            Some(value) => self.fd.unregister_ioevent(event, &addr, value),
+            None => self.fd.unregister_ioevent(event, &addr, NoDatamatch),
+        }
+        .map_err(call("KVM_IOEVENTFD"))
     }
 
     /// Creates the vCPU whose APIC id is `id`.

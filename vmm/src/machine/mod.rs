@@ -2,6 +2,7 @@
 
 mod devices;
 mod rom;
+mod virtio;
 
 use std::sync::Arc;
 
@@ -22,6 +23,7 @@ use crate::vcpu::Buses;
 use crate::{acpi, bus};
 pub use devices::Devices;
 pub use rom::Rom;
+pub use virtio::Attachment;
 
 /// A machine that could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -140,6 +142,7 @@ pub fn build(
     memory: Memory,
     start: Start,
     wiring: &Wiring,
+    attachments: Vec<Attachment>,
 ) -> Result<Machine, Error> {
     host.check_cpus(spec.cpus)?;
     let vm = host.create_vm()?;
@@ -161,7 +164,8 @@ pub fn build(
     if spec.machine == MachineKind::Legacy {
         vm.create_pit()?;
     }
-    let devices = Devices::new(spec, &vm, wiring)?;
+    let virtio = virtio::attach(attachments, &vm, &memory, &mut resources)?;
+    let devices = Devices::new(spec, &vm, wiring, virtio)?;
     let vcpus = create_vcpus(host, spec, &vm)?;
     let rom = match start {
         Start::Boot { cpu, rom } => {

@@ -1,6 +1,7 @@
 //! What lies between a driver and a device: one [`Core`], and the registers by which a driver reaches it.
 
 mod core;
+pub mod mmio;
 mod source;
 
 use std::sync::Arc;

@@ -1,0 +1,220 @@
+//! virtio-mmio, version 2 (4.2): registers in a page, notifications by ioeventfd, interrupts by a line.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use abi::layout::Range;
+use serde::{Deserialize, Serialize};
+use virtio_bindings::virtio_mmio::*;
+use virtio_queue::QueueT;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::{Area, Core, CoreState, Transport};
+use crate::bus::{BusDevice, Effect};
+use crate::devices::virtio::VirtioDevice;
+use crate::interrupt::{Doorbells, InterruptLine};
+use crate::memory::Memory;
+use crate::state::{self, Saved};
+
+/// Bytes of a device's window: a page, so that a guest can map each device apart.
+pub const WINDOW: u64 = 0x1000;
+/// "virt".
+const MAGIC: u32 = 0x7472_6976;
+const VERSION: u32 = 2;
+/// `VendorID`.
+const VENDOR: u32 = u32::from_le_bytes(*b"JFFY");
+const CONFIG: u64 = VIRTIO_MMIO_CONFIG as u64;
+
+/// The registers of one device.
+pub struct Mmio {
+    core: Arc<Core>,
+    signals: Arc<Signals>,
+    device_features_select: AtomicU32,
+    driver_features_select: AtomicU32,
+    queue_select: AtomicU32,
+}
+
+/// What of it goes into a snapshot.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct MmioState {
+    core: CoreState,
+    interrupt_status: u32,
+    device_features_select: u32,
+    driver_features_select: u32,
+    queue_select: u32,
+}
+
+impl Saved for MmioState {
+    const NAME: &'static str = "virtio-mmio";
+    const VERSION: u16 = 1;
+}
+
+/// The interrupt line with `InterruptStatus`, and the doorbells.
+struct Signals {
+    status: AtomicU32,
+    line: Arc<dyn InterruptLine>,
+    doorbells: Arc<dyn Doorbells>,
+    window: Range,
+}
+
+impl Signals {
+    /// Sets a bit of `InterruptStatus`. While it is set the driver has yet to acknowledge, and looks at everything after
+    /// it has: so only a bit that was clear is worth an interrupt.
+    fn raise(&self, bit: u32) {
+        if self.status.fetch_or(bit, Ordering::SeqCst) & bit == 0 {
+            // Fails only when KVM has refused the line; then no interrupt can be had.
+            let _ = self.line.trigger();
+        }
+    }
+}
+
+impl Transport for Signals {
+    fn interrupt_queue(&self, _queue: u16) {
+        self.raise(VIRTIO_MMIO_INT_VRING);
+    }
+
+    fn interrupt_config(&self) {
+        self.raise(VIRTIO_MMIO_INT_CONFIG);
+    }
+
+    fn connect(&self, doorbells: &[Arc<EventFd>]) {
+        let at = self.window.start + u64::from(VIRTIO_MMIO_QUEUE_NOTIFY);
+        for (doorbell, queue) in doorbells.iter().zip(0..) {
+            self.doorbells.connect(at, Some(queue), doorbell);
+        }
+    }
+
+    fn reset(&self) {
+        self.status.store(0, Ordering::SeqCst);
+    }
+}
+
+impl Mmio {
+    /// Puts `device` at `window`; its notifications go by `doorbells`, its interrupts by `line`.
+    pub fn new(
+        device: Box<dyn VirtioDevice>,
+        memory: Memory,
+        window: Range,
+        line: Arc<dyn InterruptLine>,
+        doorbells: Arc<dyn Doorbells>,
+    ) -> io::Result<Self> {
+        let signals = Arc::new(Signals { status: AtomicU32::new(0), line, doorbells, window });
+        Ok(Self {
+            core: Arc::new(Core::new(device, memory, signals.clone())?),
+            signals,
+            device_features_select: AtomicU32::new(0),
+            driver_features_select: AtomicU32::new(0),
+            queue_select: AtomicU32::new(0),
+        })
+    }
+
+    /// The device behind the registers.
+    #[must_use]
+    pub fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    /// `QueueSel`; a number beyond 16 bits is that of no queue.
+    fn queue(&self) -> u16 {
+        self.queue_select.load(Ordering::Relaxed).try_into().unwrap_or(u16::MAX)
+    }
+
+    fn read_register(&self, offset: u32) -> u32 {
+        match offset {
+            VIRTIO_MMIO_MAGIC_VALUE => MAGIC,
+            VIRTIO_MMIO_VERSION => VERSION,
+            VIRTIO_MMIO_DEVICE_ID => self.core.kind().id().into(),
+            VIRTIO_MMIO_VENDOR_ID => VENDOR,
+            VIRTIO_MMIO_DEVICE_FEATURES => {
+                self.core.device_features(self.device_features_select.load(Ordering::Relaxed))
+            }
+            VIRTIO_MMIO_QUEUE_NUM_MAX => self.core.queue(self.queue(), |queue| queue.max_size().into()),
+            VIRTIO_MMIO_QUEUE_READY => self.core.queue(self.queue(), |queue| queue.ready().into()),
+            VIRTIO_MMIO_INTERRUPT_STATUS => self.signals.status.load(Ordering::SeqCst),
+            VIRTIO_MMIO_STATUS => self.core.status().into(),
+            // There is no shared memory region: all ones (4.2.2.1).
+            VIRTIO_MMIO_SHM_LEN_LOW
+            | VIRTIO_MMIO_SHM_LEN_HIGH
+            | VIRTIO_MMIO_SHM_BASE_LOW
+            | VIRTIO_MMIO_SHM_BASE_HIGH => u32::MAX,
+            VIRTIO_MMIO_CONFIG_GENERATION => self.core.config_generation(),
+            // Registers that are only written, or are none.
+            _ => 0,
+        }
+    }
+
+    fn write_register(&self, offset: u32, value: u32) {
+        let area = |area, upper| self.core.set_queue_area(self.queue(), area, upper, value);
+        match offset {
+            VIRTIO_MMIO_DEVICE_FEATURES_SEL => self.device_features_select.store(value, Ordering::Relaxed),
+            VIRTIO_MMIO_DRIVER_FEATURES_SEL => self.driver_features_select.store(value, Ordering::Relaxed),
+            VIRTIO_MMIO_DRIVER_FEATURES => {
+                self.core.set_driver_features(self.driver_features_select.load(Ordering::Relaxed), value);
+            }
+            VIRTIO_MMIO_QUEUE_SEL => self.queue_select.store(value, Ordering::Relaxed),
+            VIRTIO_MMIO_QUEUE_NUM => self.core.set_queue_size(self.queue(), value.try_into().unwrap_or(0)),
+            VIRTIO_MMIO_QUEUE_READY => self.core.set_queue_ready(self.queue(), value & 1 == 1),
+            // Reaches us only before the doorbell is connected.
+            VIRTIO_MMIO_QUEUE_NOTIFY => self.core.ring(value.try_into().unwrap_or(u16::MAX)),
+            VIRTIO_MMIO_INTERRUPT_ACK => {
+                self.signals.status.fetch_and(!value, Ordering::SeqCst);
+            }
+            VIRTIO_MMIO_STATUS => self.core.set_status(value as u8),
+            VIRTIO_MMIO_QUEUE_DESC_LOW => area(Area::Descriptors, false),
+            VIRTIO_MMIO_QUEUE_DESC_HIGH => area(Area::Descriptors, true),
+            VIRTIO_MMIO_QUEUE_AVAIL_LOW => area(Area::Driver, false),
+            VIRTIO_MMIO_QUEUE_AVAIL_HIGH => area(Area::Driver, true),
+            VIRTIO_MMIO_QUEUE_USED_LOW => area(Area::Device, false),
+            VIRTIO_MMIO_QUEUE_USED_HIGH => area(Area::Device, true),
+            _ => {}
+        }
+    }
+}
+
+impl BusDevice for Mmio {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        match (offset.checked_sub(CONFIG), <&mut [u8; 4]>::try_from(&mut *data)) {
+            (Some(offset), _) => self.core.read_config(offset, data),
+            // Registers are read and written as a whole (4.2.2.2).
+            (None, Ok(data)) => *data = self.read_register(offset as u32).to_le_bytes(),
+            (None, Err(_)) => {}
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Effect {
+        match (offset.checked_sub(CONFIG), <[u8; 4]>::try_from(data)) {
+            (Some(offset), _) => self.core.write_config(offset, data),
+            (None, Ok(data)) => self.write_register(offset as u32, u32::from_le_bytes(data)),
+            (None, Err(_)) => {}
+        }
+        Effect::None
+    }
+
+    fn save(&self) -> Option<Vec<u8>> {
+        let Self { core, signals, device_features_select, driver_features_select, queue_select } = self;
+        Some(state::encode(&MmioState {
+            core: core.save(),
+            interrupt_status: signals.status.load(Ordering::SeqCst),
+            device_features_select: device_features_select.load(Ordering::Relaxed),
+            driver_features_select: driver_features_select.load(Ordering::Relaxed),
+            queue_select: queue_select.load(Ordering::Relaxed),
+        }))
+    }
+
+    fn restore(&self, saved: &[u8]) -> Result<(), state::Error> {
+        let MmioState {
+            core,
+            interrupt_status,
+            device_features_select,
+            driver_features_select,
+            queue_select,
+        } = state::decode(saved)?;
+        self.core.restore(&core)?;
+        self.signals.status.store(interrupt_status, Ordering::SeqCst);
+        self.device_features_select.store(device_features_select, Ordering::Relaxed);
+        self.driver_features_select.store(driver_features_select, Ordering::Relaxed);
+        self.queue_select.store(queue_select, Ordering::Relaxed);
+        Ok(())
+    }
+}
