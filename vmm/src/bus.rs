@@ -18,6 +18,8 @@ pub enum Effect {
     Reset,
     /// The guest's kernel has panicked and said so.
     Panic,
+    /// The guest has ended the machine with this code, by the debug-exit port.
+    DebugExit(u8),
 }
 
 /// A device on a bus. Accesses come from vCPU threads; each device locks what it must, no more.

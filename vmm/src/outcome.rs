@@ -7,6 +7,7 @@
 //! | [`PANIC`] 121 | its kernel panicked |
 //! | [`TRIPLE_FAULT`] 122 | triple fault |
 //! | [`KVM_STOPPED`] 123 | KVM could not run it any further |
+//! | 2 n + 1 | a firmware, or what it booted, wrote n to the debug-exit port, as with QEMU |
 //! | [`FAILURE`] 125 | `jiffy` itself failed: flags, files, KVM |
 //! | 126, 127 | reported by init: the command cannot be executed, is not there |
 //! | 128 + n | signal n ended the VM, or (reported by init) the command |
@@ -44,6 +45,11 @@ pub enum Outcome {
     },
     /// The guest's kernel said that it has panicked.
     Panic,
+    /// It ended the machine by the debug-exit port, which it has with a firmware.
+    DebugExit {
+        /// What it wrote; [`abi::firmware::Code`] where Jiffy's firmware did.
+        code: u8,
+    },
     /// A vCPU shut down.
     TripleFault {
         /// Its APIC id.
@@ -74,6 +80,7 @@ impl Outcome {
         match self {
             Self::PowerOff { status } | Self::Reset { status } => status.unwrap_or(0),
             Self::Panic => PANIC,
+            Self::DebugExit { code } => code << 1 | 1,
             Self::TripleFault { .. } => TRIPLE_FAULT,
             Self::KvmStopped { .. } => KVM_STOPPED,
             Self::Killed { signal } => SIGNALLED.saturating_add(*signal),
@@ -98,6 +105,7 @@ impl fmt::Display for Outcome {
             Self::Reset { status: Some(status) } => write!(f, "reset, status {status}"),
             Self::Reset { status: None } => write!(f, "reset"),
             Self::Panic => write!(f, "the guest's kernel panicked"),
+            Self::DebugExit { code } => write!(f, "ended by the debug-exit port, code {code:#x}"),
             Self::TripleFault { cpu, fault } => {
                 write!(f, "triple fault of vCPU {cpu}")?;
                 at(f, fault)
@@ -123,6 +131,8 @@ mod tests {
             (Outcome::Reset { status: Some(255) }, 255),
             (Outcome::Reset { status: None }, 0),
             (Outcome::Panic, 121),
+            (Outcome::DebugExit { code: 0x10 }, 33),
+            (Outcome::DebugExit { code: 0xff }, 255),
             (Outcome::TripleFault { cpu: 0, fault: None }, 122),
             (Outcome::KvmStopped { cpu: 1, reason: "x".into(), fault: None }, 123),
             (Outcome::Killed { signal: 15 }, 143),

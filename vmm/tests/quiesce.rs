@@ -69,7 +69,7 @@ fn load(cpus: u8) -> (Memory, Start) {
     let spec = spec(cpus);
     let memory = Memory::new(&spec.memory, &RamLayout::new(spec.memory.size)).unwrap();
     memory.write(CODE.into(), &GUEST).unwrap();
-    (memory, Start::Boot { cpu: BootCpu::Protected { eip: CODE, ebx: 0 }, rom: None })
+    (memory, Start::Boot { cpu: BootCpu::Protected { eip: CODE, ebx: 0 }, firmware: None })
 }
 
 fn boot(cpus: u8) -> Vm {
@@ -180,7 +180,7 @@ fn goes_on_where_it_was_saved() {
     let memory = first.end();
 
     let state = Box::new(state::decode::<MachineState>(&saved).unwrap());
-    let second = start(memory, Start::Restore { state, rom: None }, true, 1);
+    let second = start(memory, Start::Restore { state, firmware: None }, true, 1);
     assert_eq!(second.count(), count, "it waits to be resumed");
     second.handle.resume().unwrap();
     let mut seen = count;
@@ -202,7 +202,7 @@ fn state_of_another_machine_is_refused() {
     let memory = vm.end();
     let wiring =
         Wiring { console: ConsoleOutput::new().unwrap(), timeline: Arc::new(Timeline::begin(None, false)) };
-    let start = Start::Restore { state, rom: None };
+    let start = Start::Restore { state, firmware: None };
     let refused =
         machine::build(&Host::open().unwrap(), &spec(1), memory, start, &wiring, Vec::new()).err().unwrap();
     assert_eq!(refused.to_string(), "saved state has 2 vCPUs, the machine 1");

@@ -1,13 +1,15 @@
 //! The guests of `tests/guests`: each says what it found, and ends in its own way.
 
+use std::path::Path;
+
 use agent::Act;
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use tests::Guest;
 use xtask::ctx::Ctx;
-use xtask::guests;
 use xtask::lab::{Lab, Way};
 use xtask::probe::{self, Level};
+use xtask::{apt, guests};
 
 /// Guests that test something and end with status 0 only if it is right: their names, and what they say then.
 const CHECKS: [(&str, &str); 5] = [
@@ -30,6 +32,7 @@ pub(crate) fn runs(ctx: &Ctx, lab: &mut Lab) -> Result<Vec<Guest>> {
     runs.extend(signals());
     runs.extend(consoles());
     runs.push(unimplemented(software));
+    runs.extend(firmwares(ctx, lab)?);
     Ok(runs)
 }
 
@@ -55,6 +58,32 @@ fn checks() -> Vec<Guest> {
             .says("hlt: woken three times")
     }));
     runs
+}
+
+/// QEMU's smallest firmware, which software-mode KVM can run as well, with kernels that it starts by PVH.
+fn firmwares(ctx: &Ctx, lab: &mut Lab) -> Result<Vec<Guest>> {
+    const QBOOT: &str = "/usr/share/qemu/qboot.rom";
+    apt::file(ctx, QBOOT, "qemu-system-data")?;
+    lab.file("qboot", Path::new(QBOOT));
+    let mut runs = Vec::new();
+    for machine in ["fast", "legacy"] {
+        let run = |name: &str, guest| {
+            let name = format!("firmware::qboot_{name}_{machine}");
+            Guest::new(&name).args(&[
+                "--firmware",
+                "{qboot}",
+                "--kernel",
+                guest,
+                "--machine",
+                machine,
+                "--memory",
+                "32M",
+            ])
+        };
+        runs.push(run("hlt", "{hlt}").says("hlt: woken three times"));
+        runs.push(run("exit", "{exit}").flag("cmdline", "quiet status=77").exits(77));
+    }
+    Ok(runs)
 }
 
 fn ends() -> Vec<Guest> {

@@ -1,4 +1,5 @@
-//! The ACPI tables, as bytes for [`abi::layout::ACPI`].
+//! The ACPI tables, as bytes for [`abi::layout::ACPI`], or as files for a firmware that finds them a place
+//! ([`link`]).
 //!
 //! | machine | ACPI hardware | power-off | reset |
 //! |-|-|-|-|
@@ -13,6 +14,7 @@
 
 mod aml;
 mod fixed;
+mod link;
 
 #[cfg(test)]
 mod tests;
@@ -23,6 +25,7 @@ use acpi_tables::Aml;
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::xsdt::XSDT;
 pub use aml::{IsaDevice, VirtioMmio};
+pub use link::{Linked, link};
 use thiserror::Error;
 
 /// Why there are no tables.
@@ -52,16 +55,8 @@ pub struct Spec<'a> {
 
 /// The tables, RSDP first, to be placed at the start of [`abi::layout::ACPI`].
 pub fn build(spec: &Spec) -> Result<Vec<u8>, Error> {
-    let mut image = Image(vec![0; align(Rsdp::len())]);
-    let dsdt = image.place(&aml::dsdt(spec.devices));
-    let facs = (spec.machine == MachineKind::Legacy).then(|| image.place(&fixed::facs()));
-    let fadt = image.place(&fixed::fadt(dsdt, facs));
-    let madt = image.place(&fixed::madt(spec.cpus, spec.machine));
-
-    let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
-    xsdt.add_entry(fadt);
-    xsdt.add_entry(madt);
-    let xsdt = image.place(&xsdt);
+    let mut image = Image::new(layout::ACPI.start);
+    let xsdt = image.tables(spec);
     image.finish(&Rsdp::new(OEM_ID, xsdt))
 }
 
@@ -74,22 +69,46 @@ const fn align(offset: usize) -> usize {
     offset.next_multiple_of(64)
 }
 
-struct Image(Vec<u8>);
+/// Tables behind room for an RSDP.
+struct Image {
+    /// Guest-physical address of the first byte.
+    base: u64,
+    bytes: Vec<u8>,
+    /// Where in `bytes` each table starts.
+    tables: Vec<usize>,
+}
 
 impl Image {
-    /// Appends a table; its guest-physical address.
+    fn new(base: u64) -> Self {
+        Self { base, bytes: vec![0; align(Rsdp::len())], tables: Vec::new() }
+    }
+
+    /// Appends all tables; the address of the XSDT.
+    fn tables(&mut self, spec: &Spec) -> u64 {
+        let dsdt = self.place(&aml::dsdt(spec.devices));
+        let facs = (spec.machine == MachineKind::Legacy).then(|| self.place(&fixed::facs()));
+        let fadt = self.place(&fixed::fadt(dsdt, facs));
+        let madt = self.place(&fixed::madt(spec.cpus, spec.machine));
+        let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+        xsdt.add_entry(fadt);
+        xsdt.add_entry(madt);
+        self.place(&xsdt)
+    }
+
+    /// Appends a table; its address.
     fn place(&mut self, table: &dyn Aml) -> u64 {
-        let offset = align(self.0.len());
-        self.0.resize(offset, 0);
-        table.to_aml_bytes(&mut self.0);
-        layout::ACPI.start + offset as u64
+        let offset = align(self.bytes.len());
+        self.bytes.resize(offset, 0);
+        self.tables.push(offset);
+        table.to_aml_bytes(&mut self.bytes);
+        self.base + offset as u64
     }
 
     fn finish(mut self, rsdp: &Rsdp) -> Result<Vec<u8>, Error> {
         let mut head = Vec::with_capacity(Rsdp::len());
         rsdp.to_aml_bytes(&mut head);
-        self.0[..head.len()].copy_from_slice(&head);
-        let size = self.0.len();
-        if size as u64 > layout::ACPI.len { Err(Error::TooLarge { size }) } else { Ok(self.0) }
+        self.bytes[..head.len()].copy_from_slice(&head);
+        let size = self.bytes.len();
+        if size as u64 > layout::ACPI.len { Err(Error::TooLarge { size }) } else { Ok(self.bytes) }
     }
 }

@@ -1,6 +1,7 @@
 use super::*;
 use abi::ports;
 use proptest::prelude::*;
+use std::collections::BTreeMap;
 
 const DEVICES: &[&dyn Aml] = &[&IsaDevice::COM1, &IsaDevice::RTC, &IsaDevice::PVPANIC];
 
@@ -150,5 +151,51 @@ proptest! {
         prop_assert_eq!(rest.len(), if legacy { 22 } else { 12 });
         prop_assert_eq!(reader.xsdt_entries().len(), 2);
         reader.dsdt();
+    }
+}
+
+/// What a firmware does with the script: places both files, and obeys.
+fn follow(linked: Linked, tables_at: u64, rsdp_at: u64) -> (Vec<u8>, Vec<u8>) {
+    let Linked { rsdp, tables, loader } = linked;
+    let mut files =
+        BTreeMap::from([("etc/acpi/rsdp", (rsdp, rsdp_at)), ("etc/acpi/tables", (tables, tables_at))]);
+    assert_eq!(loader.len() % 128, 0);
+    for command in loader.chunks(128) {
+        let name = |at: usize| {
+            let text = &command[at..at + 56];
+            std::str::from_utf8(&text[..text.iter().position(|&byte| byte == 0).unwrap()]).unwrap()
+        };
+        let word = |at: usize| le(command, at, 4) as usize;
+        match word(0) {
+            1 => assert_eq!(files[name(4)].1 % word(60) as u64, 0),
+            2 => {
+                let source = files[name(60)].1;
+                let (at, dest) = (word(116), &mut files.get_mut(name(4)).unwrap().0);
+                assert_eq!(command[120], 8);
+                let value = le(dest, at, 8) + source;
+                dest[at..at + 8].copy_from_slice(&value.to_le_bytes());
+            }
+            3 => {
+                let (at, start, len) = (word(60), word(64), word(68));
+                let file = &mut files.get_mut(name(4)).unwrap().0;
+                file[at] = file[at].wrapping_sub(sum(&file[start..start + len]));
+            }
+            other => panic!("command {other}"),
+        }
+    }
+    let mut take = |name| files.remove(name).unwrap().0;
+    (take("etc/acpi/rsdp"), take("etc/acpi/tables"))
+}
+
+#[test]
+fn a_firmware_that_follows_the_script_has_the_same_tables() {
+    for machine in [MachineKind::Fast, MachineKind::Legacy] {
+        let spec = spec(3, machine);
+        // Where the tables are at a direct boot.
+        let (rsdp, mut tables) = follow(link(&spec), layout::ACPI.start, 0xf_0000);
+        tables[..rsdp.len()].copy_from_slice(&rsdp);
+        assert_eq!(tables, build(&spec).unwrap());
+        let (_, elsewhere) = follow(link(&spec), 0x7fe_0000, 0xf_0000);
+        assert_ne!(elsewhere[..], tables[..]);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::firmware::NameError;
 use super::unpack;
 
 /// Why nothing can be booted.
@@ -10,9 +11,11 @@ pub enum Error {
     /// Neither a kernel nor a firmware was given.
     #[error("nothing to boot: name a kernel (--kernel) or a firmware (--firmware)")]
     Nothing,
-    /// Both a kernel and a firmware were given.
-    #[error("a firmware starts alone: leave out either the kernel or the firmware")]
-    KernelAndFirmware,
+    /// A protocol that only a firmware knows.
+    #[error(
+        "a kernel is entered by {0} only through a firmware: name one (--firmware), or leave out the protocol"
+    )]
+    NeedsFirmware(&'static str),
     /// An initrd was given without a kernel that could use it.
     #[error("an initrd needs a kernel: name one (--kernel), or leave out the initrd")]
     InitrdAlone,
@@ -39,6 +42,14 @@ pub enum Error {
         name: String,
         /// What is wrong with it.
         problem: FirmwareError,
+    },
+    /// The firmware cannot be given a file of this name.
+    #[error("firmware's file {name}: {problem}")]
+    FwCfg {
+        /// The file's name.
+        name: String,
+        /// What is wrong with it.
+        problem: NameError,
     },
     /// The command line is longer than the kernel takes.
     #[error("the command line has {len} bytes, kernel {name} takes at most {max}: shorten it")]

@@ -113,8 +113,8 @@ fn elf_protocol(elf: &Elf, asked: Protocol) -> Result<Protocol, KernelError> {
         Protocol::Auto if elf.notes.pvh_entry.is_some() && !(elf.is_64bit && elf.notes.is_linux) => {
             Ok(Protocol::Pvh)
         }
-        Protocol::Auto | Protocol::Linux64 if elf.is_64bit => Ok(Protocol::Linux64),
-        Protocol::Auto | Protocol::Linux64 => Err(KernelError::No64Bit { why: "it is ELF32" }),
+        _ if elf.is_64bit => Ok(Protocol::Linux64),
+        _ => Err(KernelError::No64Bit { why: "it is ELF32" }),
     }
 }
 

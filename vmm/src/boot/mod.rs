@@ -6,7 +6,7 @@
 //! | ELF kernel | Linux's 64-bit protocol, or PVH | [`elf`], [`linux64`], [`pvh`] |
 //! | `bzImage` as it is | Linux's 64-bit protocol | [`bzimage`] |
 //! | `bzImage` unpacked on the host | Linux's 64-bit protocol, or PVH | [`unpack`], [`relocs`], [`kaslr`], [`cache`] |
-//! | firmware | reset vector | [`firmware`] |
+//! | firmware, with or without a kernel for it | reset vector | [`firmware`] |
 
 use std::fs::File;
 use std::path::Path;
@@ -40,6 +40,7 @@ pub mod unpack;
 mod unpacked;
 
 pub use error::{Error, FirmwareError, InitrdError, KernelError};
+pub use firmware::Firmware;
 pub use place::{FilePart, MemoryWrite, Payload, Relocation};
 pub use unpacked::Origin;
 
@@ -61,7 +62,7 @@ pub struct Request<'a> {
     pub kernel: Option<Input<'a>>,
     /// Initial RAM file system.
     pub initrd: Option<Input<'a>>,
-    /// ROM image, instead of a kernel.
+    /// ROM image, which starts in place of the kernel, and then starts the kernel.
     pub firmware: Option<Input<'a>>,
     /// Kernel command line, without NUL.
     pub cmdline: &'a str,
@@ -84,8 +85,8 @@ pub struct Request<'a> {
 pub struct BootState {
     /// Memory to be written, in no particular order; no two overlap, all are in RAM.
     pub writes: Vec<MemoryWrite>,
-    /// ROM to be mapped so that it ends at 4 GiB; its last 128 KiB also go to [`abi::layout::ROM_SHADOW`].
-    pub rom: Option<FilePart>,
+    /// What a firmware is and is told, where there is one.
+    pub firmware: Option<Firmware>,
     /// How the boot vCPU starts.
     pub cpu: BootCpu,
     /// Bytes of kernel and initrd that `writes` places, for the timeline.
@@ -151,32 +152,26 @@ impl Arguments<'_> {
 /// Prepares what `request` asks for. The kind of kernel is found by its content.
 pub fn load(request: &Request<'_>) -> Result<BootState, Error> {
     match (&request.kernel, &request.firmware) {
-        (Some(_), Some(_)) => Err(Error::KernelAndFirmware),
         (None, _) if request.initrd.is_some() => Err(Error::InitrdAlone),
+        (_, Some(firmware)) => firmware::load(firmware, request),
         (Some(kernel), None) => load_kernel(kernel, request),
-        (None, Some(firmware)) => firmware::load(firmware)
-            .map_err(|problem| Error::Firmware { name: firmware.name.to_owned(), problem }),
         (None, None) => Err(Error::Nothing),
     }
 }
 
 fn load_kernel(input: &Input<'_>, request: &Request<'_>) -> Result<BootState, Error> {
     let problem = |problem| Error::Kernel { name: input.name.to_owned(), problem };
-    if let Some(at) = request.cmdline.find('\0') {
-        return Err(Error::CmdlineNul { at });
+    if let Some(protocol) = request.protocol.of_firmware().filter(|_| !request.protocol.is_direct()) {
+        return Err(Error::NeedsFirmware(protocol.word()));
     }
     let Kernel { mut writes, occupied, entry, cmdline_max, initrd_limit, report } =
         kernel::load(input, request).map_err(problem)?;
-    let (len, max) = (request.cmdline.len(), cmdline_max);
-    if len > max {
-        return Err(Error::CmdlineTooLong { name: input.name.to_owned(), len, max });
-    }
+    check_cmdline(request.cmdline, cmdline_max, input)?;
     let initrd = match &request.initrd {
         Some(initrd) => {
-            let write = load_initrd(initrd, initrd_limit, &occupied)
-                .map_err(|problem| Error::Initrd { name: initrd.name.to_owned(), problem })?;
-            let range = Range { start: write.addr, len: write.len() };
-            writes.push(write);
+            let part = initrd_part(initrd)?;
+            let range = place_initrd(initrd, part.len, initrd_limit, &occupied)?;
+            writes.push(MemoryWrite { addr: range.start, data: Payload::File(part) });
             Some(range)
         }
         None => None,
@@ -192,20 +187,36 @@ fn load_kernel(input: &Input<'_>, request: &Request<'_>) -> Result<BootState, Er
         Entry::Pvh { eip } => pvh::prepare(eip, &arguments),
     };
     writes.extend(tables);
-    Ok(BootState { writes, rom: None, cpu, loaded_bytes, kernel: Some(report) })
+    Ok(BootState { writes, firmware: None, cpu, loaded_bytes, kernel: Some(report) })
+}
+
+/// Checks a command line for a kernel that takes at most `max` bytes of it.
+fn check_cmdline(cmdline: &str, max: usize, kernel: &Input<'_>) -> Result<(), Error> {
+    if let Some(at) = cmdline.find('\0') {
+        return Err(Error::CmdlineNul { at });
+    }
+    let len = cmdline.len();
+    if len > max {
+        return Err(Error::CmdlineTooLong { name: kernel.name.to_owned(), len, max });
+    }
+    Ok(())
+}
+
+/// All of an initrd.
+fn initrd_part(input: &Input<'_>) -> Result<FilePart, Error> {
+    let problem = |problem| Error::Initrd { name: input.name.to_owned(), problem };
+    let meta = input.file.metadata().map_err(|e| problem(e.into()))?;
+    match meta.len() {
+        _ if !meta.is_file() => Err(problem(InitrdError::NotAFile)),
+        0 => Err(problem(InitrdError::Empty)),
+        len => Ok(FilePart { file: Arc::clone(&input.file), offset: 0, len }),
+    }
 }
 
 /// Places an initrd as high as it may be, clear of the kernel and of what the kernel will need.
-fn load_initrd(input: &Input<'_>, limit: u64, occupied: &[Range]) -> Result<MemoryWrite, InitrdError> {
-    let meta = input.file.metadata()?;
-    if !meta.is_file() {
-        return Err(InitrdError::NotAFile);
-    }
-    let len = meta.len();
-    if len == 0 {
-        return Err(InitrdError::Empty);
-    }
-    let range = ram::place_high(len, limit, occupied).map_err(|free| InitrdError::NoRoom { len, free })?;
-    let part = FilePart { file: Arc::clone(&input.file), offset: 0, len };
-    Ok(MemoryWrite { addr: range.start, data: Payload::File(part) })
+fn place_initrd(input: &Input<'_>, len: u64, limit: u64, occupied: &[Range]) -> Result<Range, Error> {
+    ram::place_high(len, limit, occupied).map_err(|free| Error::Initrd {
+        name: input.name.to_owned(),
+        problem: InitrdError::NoRoom { len, free },
+    })
 }

@@ -231,7 +231,7 @@ fn a_firmware_starts_at_the_reset_vector() {
     asked.kernel = None;
     asked.firmware = Some(Input { file: file(&[0x90; 65536]), name: "rom" });
     let state = load(&asked).unwrap();
-    assert_eq!((state.cpu, state.rom.unwrap().len), (BootCpu::Reset, 65536));
+    assert_eq!((state.cpu, state.firmware.unwrap().rom.len), (BootCpu::Reset, 65536));
     for size in [0, 4095, (16 << 20) + 4096] {
         asked.firmware = Some(Input { file: file(&vec![0; size]), name: "rom" });
         let error = load(&asked).unwrap_err().to_string();
@@ -319,7 +319,7 @@ fn requests_that_make_no_sense_are_refused() {
     let input = |size: usize| Some(Input { file: file(&vec![1; size]), name: "other" });
     check(&|asked| asked.kernel = None, "nothing to boot");
     check(&|asked| (asked.kernel, asked.initrd) = (None, input(1)), "an initrd needs a kernel");
-    check(&|asked| asked.firmware = input(4096), "a firmware starts alone");
+    check(&|asked| asked.protocol = Protocol::Multiboot2, "entered by multiboot2 only through a firmware");
     check(&|asked| asked.cmdline = "a\0b", "NUL byte at 1");
     check(&|asked| asked.initrd = input(0), "initrd other: is empty");
     check(&|asked| asked.initrd = input(50 << 20), "52428800 bytes do not fit into RAM");

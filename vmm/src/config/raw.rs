@@ -46,12 +46,12 @@ pub struct RawConfig {
     #[schemars(with = "Option<String>")]
     pub cmdline: Option<Cmdline>,
 
-    /// ROM image to start in place of a direct kernel boot
+    /// ROM image to start first; it then starts the kernel, if there is one
     #[arg(long, value_name = "FILE", help_heading = "Boot", value_parser = file())]
     #[schemars(with = "Option<String>")]
     pub firmware: Option<FileRef>,
 
-    /// How the kernel is entered [default: auto]
+    /// How the kernel is entered; all but auto, linux64 and pvh need a firmware [default: auto]
     #[arg(long, value_name = "PROTOCOL", help_heading = "Boot")]
     pub protocol: Option<Protocol>,
 

@@ -61,6 +61,40 @@ pub enum Protocol {
     Linux64,
     /// PVH, by the ELF note `XEN_ELFNOTE_PHYS32_ENTRY` (18).
     Pvh,
+    /// Linux's 32-bit boot protocol; needs a firmware.
+    Linux32,
+    /// Linux's setup code in real mode; needs a firmware.
+    Linux16,
+    /// Multiboot; needs a firmware.
+    Multiboot1,
+    /// Multiboot 2; needs a firmware.
+    Multiboot2,
+    /// Jiffy's contract for unikernels; needs a firmware.
+    Elf64,
+}
+
+impl Protocol {
+    /// What a firmware is asked for.
+    #[must_use]
+    pub const fn of_firmware(self) -> Option<abi::firmware::Protocol> {
+        use abi::firmware::Protocol as Firmware;
+        Some(match self {
+            Self::Auto => return None,
+            Self::Linux64 => Firmware::Linux64,
+            Self::Pvh => Firmware::Pvh,
+            Self::Linux32 => Firmware::Linux32,
+            Self::Linux16 => Firmware::Linux16,
+            Self::Multiboot1 => Firmware::Multiboot1,
+            Self::Multiboot2 => Firmware::Multiboot2,
+            Self::Elf64 => Firmware::Elf64,
+        })
+    }
+
+    /// Whether a kernel can be entered so without a firmware.
+    #[must_use]
+    pub const fn is_direct(self) -> bool {
+        matches!(self, Self::Auto | Self::Linux64 | Self::Pvh)
+    }
 }
 
 /// Kernel address space layout randomisation of an unpacked `bzImage`.

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use clap::ValueEnum;
 use proptest::prelude::*;
 
 use super::*;
@@ -129,7 +130,7 @@ prop_compose! {
         initrd in prop::option::of(files()),
         cmdline in text(),
         firmware in prop::option::of(files()),
-        protocol in prop::sample::select(vec![Protocol::Auto, Protocol::Linux64, Protocol::Pvh]),
+        protocol in prop::sample::select(Protocol::value_variants().to_vec()),
         unpack: bool,
         kaslr in prop_oneof![Just(Kaslr::Random), Just(Kaslr::Off), any::<u64>().prop_map(Kaslr::Seed)],
     ) -> BootSpec {

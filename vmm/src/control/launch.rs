@@ -223,8 +223,8 @@ mod tests {
         ];
         for (protocol, unpacked, linux) in table {
             let kernel = Some(KernelReport { protocol, unpacked, kaslr_offset: None });
-            let (writes, rom, loaded_bytes) = (Vec::new(), None, 0);
-            let boot = BootState { writes, rom, cpu: BootCpu::Reset, loaded_bytes, kernel };
+            let (writes, firmware, loaded_bytes) = (Vec::new(), None, 0);
+            let boot = BootState { writes, firmware, cpu: BootCpu::Reset, loaded_bytes, kernel };
             assert_eq!(is_linux(&boot), linux, "{:?}", boot.kernel);
         }
     }

@@ -240,6 +240,7 @@ impl Running {
             Stopped::Effect(Effect::PowerOff | Effect::None) => Outcome::PowerOff { status },
             Stopped::Effect(Effect::Reset) => Outcome::Reset { status },
             Stopped::Effect(Effect::Panic) => Outcome::Panic,
+            Stopped::Effect(Effect::DebugExit(code)) => Outcome::DebugExit { code },
             Stopped::TripleFault(fault) => Outcome::TripleFault { cpu, fault: decoded(fault) },
             Stopped::Unable { reason, emulation, fault } => {
                 let software = emulation && kvm::Probe::run().level == kvm::Level::Software;

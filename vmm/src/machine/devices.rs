@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use abi::layout::Range;
-use abi::ports;
+use abi::{fw_cfg, ports};
 use acpi_tables::Aml;
 
 use super::virtio::OnMmio;
@@ -11,7 +11,7 @@ use super::{Error, Wiring};
 use crate::acpi::IsaDevice;
 use crate::bus::BusDevice;
 use crate::config::{MachineKind, VmSpec};
-use crate::devices::legacy::{AcpiPm, Cmos, I8042, JiffyPorts, Pvpanic, SerialPort};
+use crate::devices::legacy::{AcpiPm, Cmos, DebugExit, FwCfg, I8042, JiffyPorts, Pvpanic, SerialPort};
 use crate::devices::virtio::transport::DeviceSource;
 use crate::devices::worker::Source;
 use crate::interrupt::IrqfdLine;
@@ -60,6 +60,16 @@ impl Devices {
             entry("jiffy", ports::JIFFY, ports::JIFFY_LEN.into(), jiffy.clone(), None),
         ];
         Ok(Self { table, virtio, serial, jiffy })
+    }
+
+    /// Adds what only a firmware finds.
+    pub(super) fn add_firmware(&mut self, fw_cfg: FwCfg) {
+        let entry = |name, first: u16, len, device| {
+            let ports = Range { start: first.into(), len };
+            Entry { name, ports, device, aml: None }
+        };
+        self.table.push(entry("fw-cfg", fw_cfg::SELECTOR, FwCfg::LEN, Arc::new(fw_cfg)));
+        self.table.push(entry("debug-exit", ports::DEBUG_EXIT, 1, Arc::new(DebugExit)));
     }
 
     /// The devices at their places.

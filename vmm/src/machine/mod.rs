@@ -1,6 +1,7 @@
 //! From a specification, memory and a start to a machine that can run: the one place where all parts meet.
 
 mod devices;
+mod firmware;
 mod rom;
 mod virtio;
 
@@ -10,10 +11,12 @@ use abi::layout;
 use kvm_bindings::CpuId;
 use serde::{Deserialize, Serialize};
 
+use crate::boot::firmware::NameError;
 use crate::boot::{BootCpu, BootState};
 use crate::config::{MachineKind, VmSpec};
 use crate::cpuid;
 use crate::devices::console::ConsoleOutput;
+use crate::devices::legacy::FwCfg;
 use crate::kvm::{self, Host, IrqchipState, Vcpu, VcpuState, Vm};
 use crate::memory::{self, Memory};
 use crate::resources::{Exhausted, Resources};
@@ -22,7 +25,8 @@ use crate::timeline::Timeline;
 use crate::vcpu::Buses;
 use crate::{acpi, bus};
 pub use devices::Devices;
-pub use rom::Rom;
+pub use firmware::Firmware;
+use rom::Rom;
 pub use virtio::Attachment;
 
 /// A machine that could not be built.
@@ -54,6 +58,14 @@ pub enum Error {
     /// Two devices at one place.
     #[error(transparent)]
     Bus(#[from] bus::Overlap),
+    /// fw_cfg cannot have a file.
+    #[error("firmware's file {name}: {problem}")]
+    FirmwareFile {
+        /// Its name.
+        name: &'static str,
+        /// What is wrong with it.
+        problem: NameError,
+    },
     /// Too many of something.
     #[error(transparent)]
     Resources(#[from] Exhausted),
@@ -69,15 +81,15 @@ pub enum Start {
     Boot {
         /// How the boot vCPU starts.
         cpu: BootCpu,
-        /// The ROM it starts in, if it does.
-        rom: Option<Rom>,
+        /// The firmware it starts in, if it does.
+        firmware: Option<Firmware>,
     },
     /// It goes on where another one was saved.
     Restore {
         /// What was saved.
         state: Box<MachineState>,
-        /// The ROM it had.
-        rom: Option<Rom>,
+        /// The firmware it had.
+        firmware: Option<Firmware>,
     },
 }
 
@@ -86,8 +98,8 @@ pub fn load(boot: BootState, memory: &Memory) -> Result<Start, Error> {
     for write in &boot.writes {
         memory.fill(write.addr, write.len(), |slice| write.place(slice))?;
     }
-    let rom = boot.rom.map(|image| Rom::new(&image, memory)).transpose()?;
-    Ok(Start::Boot { cpu: boot.cpu, rom })
+    let firmware = boot.firmware.map(|it| Firmware::load(it, memory)).transpose()?;
+    Ok(Start::Boot { cpu: boot.cpu, firmware })
 }
 
 /// What a machine is connected to.
@@ -140,7 +152,7 @@ pub fn build(
     host: &Host,
     spec: &VmSpec,
     memory: Memory,
-    start: Start,
+    mut start: Start,
     wiring: &Wiring,
     attachments: Vec<Attachment>,
 ) -> Result<Machine, Error> {
@@ -153,11 +165,13 @@ pub fn build(
         // SAFETY: the machine owns `memory` and drops it after the VM and the vCPUs.
         unsafe { vm.set_memory(id, &slot, false) }?;
     }
-    if let Start::Boot { rom: Some(rom), .. } | Start::Restore { rom: Some(rom), .. } = &start {
+    let (Start::Boot { firmware, .. } | Start::Restore { firmware, .. }) = &mut start;
+    let firmware = firmware.take();
+    if let Some(firmware) = &firmware {
         let id = resources.memory_slot()?;
         #[allow(unsafe_code, reason = "as above")]
         // SAFETY: as above, for the ROM.
-        unsafe { vm.set_memory(id, &rom.slot(), true) }?;
+        unsafe { vm.set_memory(id, &firmware.slot(), true) }?;
     }
     vm.set_private_pages()?;
     vm.create_irqchip()?;
@@ -165,18 +179,23 @@ pub fn build(
         vm.create_pit()?;
     }
     let virtio = virtio::attach(attachments, &vm, &memory, &mut resources)?;
-    let devices = Devices::new(spec, &vm, wiring, virtio)?;
+    let mut devices = Devices::new(spec, &vm, wiring, virtio)?;
+    let mut rom = None;
+    if let Some(firmware) = firmware {
+        let (image, contents) = firmware.describe(spec, &devices)?;
+        devices.add_firmware(FwCfg::new(contents, memory.clone()));
+        rom = Some(image);
+    }
     let vcpus = create_vcpus(host, spec, &vm)?;
-    let rom = match start {
-        Start::Boot { cpu, rom } => {
+    match start {
+        Start::Boot { cpu, .. } => {
             // A firmware has their place for itself, and makes its own.
             if cpu != BootCpu::Reset {
                 describe(&memory, spec, &devices)?;
             }
             vcpus[0].set_boot_state(&cpu)?;
-            rom
         }
-        Start::Restore { state: saved, rom } => {
+        Start::Restore { state: saved, .. } => {
             if saved.vcpus.len() != vcpus.len() {
                 return Err(Error::Vcpus { saved: saved.vcpus.len(), wanted: vcpus.len() });
             }
@@ -186,9 +205,8 @@ pub fn build(
             vm.restore_irqchip(&state::decode::<IrqchipState>(&saved.irqchip)?)?;
             devices.restore(&saved.devices)?;
             resources = saved.resources;
-            rom
         }
-    };
+    }
     let buses = Arc::new(devices.buses()?);
     let board = Board { buses, devices, vm, kind: spec.machine, resources, _rom: rom, memory };
     Ok(Machine { vcpus, board })
