@@ -23,12 +23,12 @@ impl Table {
     }
 
     /// Has the plugin say when they are called, and when their caller goes on.
-    pub fn add_to(&self, points: &mut Points) {
+    pub fn add_to(&self, points: &mut Points, world: World) {
         for (address, _) in &self.functions {
-            points.mark(World::Guest, *address);
+            points.mark(world, *address);
         }
         if let Some(caller) = self.caller {
-            points.inside(World::Guest, caller);
+            points.inside(world, caller);
         }
     }
 

@@ -3,28 +3,29 @@
 
 use std::collections::BTreeMap;
 
-use agent::Step;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::ctx::Ctx;
 use crate::kernel::Kernel;
-use crate::lab::{Lab, StepReport};
-use crate::{built, lab};
 
+mod alone;
 mod diff;
 mod initcalls;
 mod lab_kernel;
+mod nested;
 mod place;
 mod plugin;
 mod symbols;
 mod timeline;
 
+pub use alone::alone;
 pub use diff::{Grown, grown};
+pub use nested::run;
 pub use symbols::Symbols;
 
 use place::Programs;
-use plugin::{Plugin, Points, Segment, World};
+use plugin::{RawExit, World};
 
 /// Whose code it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -147,90 +148,14 @@ impl Symbols {
     }
 }
 
-/// Runs `steps` in `lab`, which is nested and exact, and profiles each. They start `jiffy` with `--timeline json
-/// --timeline-origin {origin}`, and the guest's kernel, of which `kernel` are the symbols, with `--kaslr off`. What is
-/// executed is what cargo has built last.
-pub fn run(ctx: &Ctx, lab: &Lab, steps: &[Step], kernel: Option<&Symbols>) -> Result<Vec<Profile>> {
-    let kallsyms = lab_kernel::kallsyms(ctx, &lab.modules)?;
-    let lab_kernel = Symbols::of_kallsyms(&kallsyms);
-    let vmm = Symbols::of(&built::JIFFY.symbols(ctx)?)?;
-    let init = Symbols::of(&built::INIT.symbols(ctx)?)?;
-    let agent = Symbols::of(&built::agent(ctx))?;
-    let programs = Programs { lab_kernel: &lab_kernel, vmm: &vmm, agent: &agent, init: &init, kernel };
-
-    let mut points = Points::default();
-    cut(&mut points, &agent, "agent::run::monotonic_ns")?;
-    cut(&mut points, &vmm, "<vmm::timeline::clock::HostClock as vmm::timeline::clock::Clock>::stamp")?;
-    for (function, kind) in [("kvm_mmu_page_fault", "page-fault"), ("x86_emulate_instruction", "mmio")] {
-        let address = lab_kernel.range(&format!("{function} [kvm]")).map(|(start, _)| start);
-        points.kind(address.with_context(|| format!("the lab's kernel has no {function}"))?, kind);
-    }
-    let initcalls = kernel.map(initcalls::Table::of).unwrap_or_default();
-    initcalls.add_to(&mut points);
-
-    let plugin = Plugin::build(ctx, &points)?;
-    let mut lab = lab.clone();
-    lab.emulator_args.extend(plugin.args(false));
-    let report = lab.run(ctx, steps)?;
-    let segments = plugin.counts()?;
-    programs.check_kernel(&segments)?;
-    let by_step = by_step(&segments, steps.len())?;
-    let profiles = report.steps.iter().zip(by_step);
-    profiles.map(|(step, segments)| profile(&programs, &initcalls, step, segments)).collect()
-}
-
-/// The cuts that [`run`] makes.
-const AGENT: usize = 0;
-const VMM: usize = 1;
-
-fn cut(points: &mut Points, program: &Symbols, function: &str) -> Result<()> {
-    let missing = || format!("{function} is not in the program: build it anew");
-    let (address, _) = program.range(function).with_context(missing)?;
-    points.cut(World::Lab, address, program.bytes(address).with_context(missing)?);
-    Ok(())
-}
-
-/// The agent asks for the time when it begins, and when each step begins and ends.
-fn by_step(segments: &[Segment], steps: usize) -> Result<Vec<&[Segment]>> {
-    let cuts: Vec<usize> =
-        segments.iter().enumerate().filter(|(_, s)| s.cut == AGENT).map(|(index, _)| index).collect();
-    ensure!(cuts.len() == 1 + 2 * steps, "the lab's agent was seen {} times in {steps} steps", cuts.len());
-    Ok(cuts[1..].chunks_exact(2).map(|pair| &segments[pair[0]..pair[1]]).collect())
-}
-
-fn profile(
+/// The guest's exits, by kind and function.
+fn exits<'a>(
     programs: &Programs<'_>,
-    initcalls: &initcalls::Table,
-    step: &StepReport,
-    segments: &[Segment],
-) -> Result<Profile> {
-    let said = String::from_utf8_lossy(&step.stderr);
-    let Some(rows) = timeline::rows(&said) else {
-        bail!("step {:?} said no timeline, but: {}", step.name, lab::last_lines(said.as_bytes()));
-    };
-    // The first segment ends with jiffy's first stamp; all stamps but that are events, as is the first if the parent
-    // gave a stamp; what comes after the last one is the end.
-    ensure!(
-        segments.iter().filter(|segment| segment.cut == VMM).count() == rows.len(),
-        "{} events in the timeline, and {} cuts",
-        rows.len(),
-        segments.len() - 1
-    );
-    let names = rows.iter().map(|row| (row.name.clone(), Some(row.took_ns)));
-    let names = names.chain([("reaped".to_owned(), None)]);
-    let mut profile =
-        Profile { name: step.name.clone(), phases: Vec::new(), exits: Vec::new(), initcalls: Vec::new() };
-    for ((name, took_ns), segment) in names.zip(segments) {
-        profile.exits.extend(exits(programs, &name, segment));
-        profile.phases.push(Phase { name, took_ns, costs: programs.sum(&segment.runs) });
-    }
-    profile.initcalls = initcalls.calls(segments);
-    Ok(profile)
-}
-
-fn exits(programs: &Programs<'_>, phase: &str, segment: &Segment) -> Vec<Exit> {
+    phase: &str,
+    exits: impl IntoIterator<Item = &'a RawExit>,
+) -> Vec<Exit> {
     let mut sums: BTreeMap<(String, String), [u64; 3]> = BTreeMap::new();
-    for exit in segment.exits.iter().filter(|exit| exit.at.world == World::Guest) {
+    for exit in exits.into_iter().filter(|exit| exit.at.world == World::Guest) {
         let (_, function) = programs.place(&exit.at);
         let sum = sums.entry((exit.kind.clone(), function.to_owned())).or_default();
         for (sum, add) in sum.iter_mut().zip([exit.count, exit.kernel, exit.user]) {

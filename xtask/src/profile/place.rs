@@ -23,7 +23,7 @@ pub(super) struct Programs<'a> {
 
 impl Programs<'_> {
     /// Costs by code and function.
-    pub fn sum(&self, runs: &[Run]) -> BTreeMap<Code, BTreeMap<String, u64>> {
+    pub fn sum<'r>(&self, runs: impl IntoIterator<Item = &'r Run>) -> BTreeMap<Code, BTreeMap<String, u64>> {
         let mut sums: BTreeMap<Code, BTreeMap<String, u64>> = BTreeMap::new();
         for run in runs {
             let (code, function) = self.place(&run.at);

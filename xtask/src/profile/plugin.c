@@ -62,7 +62,7 @@ typedef struct {
 
 /* Where something happens when an instruction is reached. */
 typedef struct {
-    enum { CUT, MARK, INSIDE, KIND } what;
+    enum { CUT, STEP, MARK, INSIDE, KIND } what;
     char world;
     unsigned index; /* among those of its kind */
     uint64_t from, to;
@@ -100,13 +100,14 @@ static void *resume_haddr;
 static const Special *special; /* the last one that the guest reached, and its count of instructions then */
 static uint64_t special_guest;
 static Block *last; /* the block that the guest was in */
-static bool out_of_guest;
+static bool out_of_guest, noted;
 static uint64_t exit_kernel, exit_user;
 static const char *handled; /* what the lab's kernel was seen to do about it */
 static unsigned handled_rank;
 static char kinds[64][24];
 
-static void add_exit(const char *kind, const Block *block, uint64_t vaddr, uint64_t kernel, uint64_t user)
+static void add_exit(const char *kind, const Block *block, uint64_t vaddr, uint64_t count, uint64_t kernel,
+                     uint64_t user)
 {
     Exit **at = &exits[(vaddr ^ vaddr >> 12) % 4096];
     while (*at && ((*at)->vaddr != vaddr || (*at)->block != block || (*at)->kind != kind))
@@ -115,7 +116,7 @@ static void add_exit(const char *kind, const Block *block, uint64_t vaddr, uint6
         *at = calloc(1, sizeof **at);
         **at = (Exit){ .kind = kind, .block = block, .vaddr = vaddr };
     }
-    (*at)->count++;
+    (*at)->count += count;
     (*at)->kernel += kernel;
     (*at)->user += user;
 }
@@ -169,6 +170,22 @@ static void flush(bool keep)
         }
 }
 
+/* Notes what the present exit has taken since it was last noted. */
+static void note_exit(void)
+{
+    if (!out_of_guest || !last)
+        return;
+    /* A special instruction that was the guest's last is why it was left: none was counted after it. */
+    bool by_special = special && guest <= special_guest + 1;
+    const Block *block = by_special ? special->block : last;
+    uint64_t vaddr = by_special ? special->vaddr : last->vaddr;
+    const char *kind = by_special ? special->kind : handled ? handled : "interrupt";
+    add_exit(kind, block, vaddr, !noted, lab_kernel - exit_kernel, lab_user - exit_user);
+    exit_kernel = lab_kernel;
+    exit_user = lab_user;
+    noted = true;
+}
+
 static void event(char what, unsigned index)
 {
     fprintf(out, "%c %u %" PRIu64 " %" PRIu64 " %" PRIu64 "\n", what, index, lab_kernel, lab_user, guest);
@@ -178,7 +195,12 @@ static void reached(unsigned cpu, void *data)
 {
     const Point *p = data;
     switch (p->what) {
+    case STEP:
     case CUT:
+        if (!noted) /* what comes after the cut is noted when the guest is entered again, if it is */
+            note_exit();
+        if (p->what == STEP) /* whatever guest there was is not entered again */
+            out_of_guest = false;
         flush(counting);
         counting = true;
         event('c', p->index);
@@ -204,15 +226,7 @@ static void vmrun(unsigned cpu, void *data)
 {
     if (world == 'g') /* a guest that tries: it is left */
         return;
-    if (out_of_guest && last) {
-        /* A special instruction that was the guest's last is why it was left: none was counted after it. */
-        bool by_special = special && guest <= special_guest + 1;
-        const Block *block = by_special ? special->block : last;
-        uint64_t vaddr = by_special ? special->vaddr : last->vaddr;
-        const char *kind = by_special ? special->kind : handled ? handled : "interrupt";
-        if (counting)
-            add_exit(kind, block, vaddr, lab_kernel - exit_kernel, lab_user - exit_user);
-    }
+    note_exit();
     out_of_guest = false;
     special = NULL;
     world = 'g';
@@ -224,6 +238,7 @@ static void vmexit(unsigned cpu, void *data)
         return;
     world = 'l';
     out_of_guest = true;
+    noted = false;
     handled = NULL;
     exit_kernel = lab_kernel;
     exit_user = lab_user;
@@ -244,7 +259,7 @@ static void count_special(unsigned cpu, void *data)
 {
     const Special *s = data;
     if (counting)
-        add_exit(s->kind, s->block, s->vaddr, 0, 0);
+        add_exit(s->kind, s->block, s->vaddr, 1, 0, 0);
 }
 
 static void on_memory(unsigned cpu, qemu_plugin_meminfo_t info, uint64_t vaddr, void *data)
@@ -286,8 +301,12 @@ static const char *classify(const uint8_t *d, size_t n)
         default: return NULL;
         }
     case 0x08: case 0x09: return "wbinvd";
-    case 0x20: case 0x21: return "mov-from-cr-dr";
-    case 0x22: case 0x23: return "mov-to-cr-dr";
+    case 0x20: case 0x22: /* with nested paging, CR2 and CR3 are the guest's own */
+        if ((third >> 3 & 7) == 2 || (third >> 3 & 7) == 3)
+            return NULL;
+        return second == 0x20 ? "mov-from-cr" : "mov-to-cr";
+    case 0x21: return "mov-from-dr";
+    case 0x23: return "mov-to-dr";
     case 0x30: return "wrmsr";
     case 0x32: return "rdmsr";
     case 0x33: return "rdpmc";
@@ -416,8 +435,8 @@ static bool read_points(const char *path)
         text[0] = 0;
         if (sscanf(line, "%15s %c %" SCNx64 " %63s", what, &p.world, &p.from, text) < 3)
             return false;
-        if (!strcmp(what, "cut")) {
-            p.what = CUT;
+        if (!strcmp(what, "cut") || !strcmp(what, "step")) {
+            p.what = *what == 'c' ? CUT : STEP;
             p.index = cuts++;
             for (unsigned byte; p.head_len < HEAD && sscanf(text + 2 * p.head_len, "%2x", &byte) == 1;)
                 p.head[p.head_len++] = byte;

@@ -1,6 +1,6 @@
 //! The plugin that counts: how it is built and told what to do, and what it says.
 //!
-//! It is told [`Point`]s, one a line: `cut l ADDRESS BYTES`, `mark g ADDRESS`, `inside g FROM TO`, `kind l ADDRESS NAME`;
+//! It is told [`Point`]s, one a line: `cut l ADDRESS BYTES`, `step l ADDRESS BYTES`, `mark g ADDRESS`, `inside g FROM TO`, `kind l ADDRESS NAME`;
 //! `l` and `g` stand for the lab and the guest. It says, in lines as well: `b WORLD ADDRESS BYTES OFFSET:INSTRUCTIONS:COUNT…`
 //! (a block), `x KIND WORLD BLOCK BYTES ADDRESS COUNT KERNEL USER` (exits and what they took in the lab), `c`, `m` and `i` with the index
 //! of a point and the instructions that the lab's kernel, its programs and the guest had executed by then, and at last
@@ -52,8 +52,12 @@ pub(super) struct Points {
 impl Points {
     /// Begins a new count at `address`, if `bytes` are there: user programs share addresses.
     pub fn cut(&mut self, world: World, address: u64, bytes: &[u8]) {
-        let hex: String = bytes.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-        self.line(format_args!("cut {} {address:x} {hex}", world.letter()));
+        self.line(format_args!("cut {} {address:x} {}", world.letter(), hex_of(bytes)));
+    }
+
+    /// A cut after which the guest that was left last is not entered again.
+    pub fn step(&mut self, world: World, address: u64, bytes: &[u8]) {
+        self.line(format_args!("step {} {address:x} {}", world.letter(), hex_of(bytes)));
     }
 
     /// Says when `address` is reached.
@@ -75,6 +79,11 @@ impl Points {
         // Writing to a string does not fail.
         let _ = writeln!(self.text, "{line}");
     }
+}
+
+/// As many bytes as the plugin looks at.
+fn hex_of(bytes: &[u8]) -> String {
+    bytes.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The plugin and its files.

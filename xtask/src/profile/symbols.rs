@@ -18,6 +18,8 @@ pub struct Symbols {
     /// Addresses of all that has a name, data as well.
     addresses: BTreeMap<String, u64>,
     segments: Vec<Segment>,
+    /// Of a kernel: the physical address at which it is entered by PVH.
+    pub(super) pvh_entry: Option<u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -38,7 +40,8 @@ impl Symbols {
 
     fn parse(bytes: &[u8]) -> Result<Self> {
         let elf = Elf::parse(bytes)?;
-        let mut symbols = Self { segments: segments(&elf, bytes), ..Self::default() };
+        let mut symbols =
+            Self { segments: segments(&elf, bytes), pvh_entry: pvh_entry(&elf, bytes), ..Self::default() };
         let is_code = |symbol: &Sym| {
             let section = elf.section_headers.get(symbol.st_shndx);
             matches!(symbol.st_type(), STT_FUNC | STT_NOTYPE)
@@ -59,7 +62,8 @@ impl Symbols {
         let own: String =
             kallsyms.lines().filter(|line| !line.contains('[')).flat_map(|line| [line, "\n"]).collect();
         let elf = Elf::parse(vmlinux)?;
-        Ok(Self { segments: segments(&elf, vmlinux), ..Self::of_kallsyms(&own) })
+        let pvh_entry = pvh_entry(&elf, vmlinux);
+        Ok(Self { segments: segments(&elf, vmlinux), pvh_entry, ..Self::of_kallsyms(&own) })
     }
 
     /// Of a kernel and its modules, from `/proc/kallsyms`: address, type, name, and `[module]`.
@@ -155,6 +159,15 @@ fn segments(elf: &Elf<'_>, bytes: &[u8]) -> Vec<Segment> {
             Some(Segment { vaddr: header.p_vaddr, paddr: header.p_paddr, bytes })
         })
         .collect()
+}
+
+/// What the note of that kind says (`XEN_ELFNOTE_PHYS32_ENTRY`; Xen, `xen/include/public/elfnote.h`).
+fn pvh_entry(elf: &Elf<'_>, bytes: &[u8]) -> Option<u64> {
+    const XEN_PHYS32_ENTRY: u32 = 18;
+    let mut notes = elf.iter_note_headers(bytes)?.map_while(Result::ok);
+    let note = notes.find(|note| note.name == "Xen" && note.n_type == XEN_PHYS32_ENTRY)?;
+    let word = note.desc.first_chunk().map(|word| u32::from_le_bytes(*word));
+    word.map(u64::from)
 }
 
 #[cfg(test)]

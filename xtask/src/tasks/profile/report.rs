@@ -1,6 +1,7 @@
 //! Profiles as tables.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use xtask::profile::{self, Code, Exit, Profile};
@@ -13,7 +14,7 @@ pub struct Tables {
     top: usize,
     /// Show what made the guest exit, and what that took
     #[arg(long)]
-    exits: bool,
+    pub exits: bool,
     /// Show the guest kernel's initcalls, each with all that it calls
     #[arg(long)]
     initcalls: bool,
@@ -23,7 +24,8 @@ pub struct Tables {
 pub fn text(profile: &Profile, tables: &Tables) -> String {
     let mut text = String::new();
     // Writing to a string does not fail.
-    let _ = phases(&mut text, profile, tables);
+    let _ = summary(&mut text, profile);
+    let _ = phases(&mut text, profile, tables.top);
     if tables.exits {
         let _ = exits(&mut text, profile, tables.top);
     }
@@ -37,28 +39,45 @@ fn share(part: u64, all: u64) -> f64 {
     if all == 0 { 0.0 } else { part as f64 * 100.0 / all as f64 }
 }
 
-fn phases(to: &mut String, profile: &Profile, tables: &Tables) -> std::fmt::Result {
-    writeln!(to, "Instructions by phase, by whose code it is, and by function\n")?;
+fn phases(to: &mut String, profile: &Profile, top: usize) -> std::fmt::Result {
     for phase in &profile.phases {
         let total = phase.total();
-        let waited = phase.took_ns.map(|took| took.saturating_sub(total)).filter(|waited| *waited > 1000);
-        let waited = waited.map(|waited| format!(", and waited {waited} ns")).unwrap_or_default();
-        writeln!(to, "{total:>12}  to {}{waited}", phase.name)?;
+        writeln!(to, "\n{total:>12}  100.0 %  to {}\n", phase.name)?;
         for (code, functions) in &phase.costs {
             let sum: u64 = functions.values().sum();
             writeln!(to, "{sum:>12}  {:5.1} %  {}", share(sum, total), code.name())?;
             let mut order: Vec<_> = functions.iter().collect();
-            order.sort_by_key(|(name, count)| (std::cmp::Reverse(**count), *name));
-            for (name, count) in order.iter().take(tables.top) {
+            order.sort_by_key(|(name, count)| (Reverse(**count), *name));
+            for (name, count) in order.iter().take(top) {
                 writeln!(to, "{count:>12}  {:5.1} %      {name}", share(**count, total))?;
             }
-            if order.len() > tables.top {
-                let rest: u64 = order[tables.top..].iter().map(|(_, count)| **count).sum();
-                let others = order.len() - tables.top;
-                writeln!(to, "{rest:>12}  {:5.1} %      {others} others", share(rest, total))?;
+            if order.len() > top {
+                let rest: u64 = order[top..].iter().map(|(_, count)| **count).sum();
+                writeln!(to, "{rest:>12}  {:5.1} %      {} others", share(rest, total), order.len() - top)?;
             }
         }
-        writeln!(to)?;
+    }
+    Ok(())
+}
+
+/// A line for each phase: what was executed of each code, what of the lab's kernel was for the guest's exits, and how
+/// much longer than that it took.
+fn summary(to: &mut String, profile: &Profile) -> std::fmt::Result {
+    let codes: BTreeSet<Code> = profile.phases.iter().flat_map(|phase| phase.costs.keys().copied()).collect();
+    write!(to, "Instructions, up to\n{:26}{:>13}", "", "all")?;
+    for code in &codes {
+        write!(to, "{:>15}", code.name())?;
+    }
+    writeln!(to, "{:>15}{:>14}", "of it in exits", "waited, ns")?;
+    for phase in &profile.phases {
+        write!(to, "{:26}{:>13}", phase.name, phase.total())?;
+        for code in &codes {
+            let sum: u64 = phase.costs.get(code).into_iter().flat_map(BTreeMap::values).sum();
+            write!(to, "{sum:>15}")?;
+        }
+        let exits = profile.exits.iter().filter(|exit| exit.phase == phase.name);
+        let waited = phase.took_ns.map_or(0, |took| took.saturating_sub(phase.total()));
+        writeln!(to, "{:>15}{waited:>14}", exits.map(|exit| exit.kernel).sum::<u64>())?;
     }
     Ok(())
 }
@@ -77,29 +96,29 @@ fn exits(to: &mut String, profile: &Profile, top: usize) -> std::fmt::Result {
     let mut last = None;
     for ((phase, kind), mut exits) in kinds {
         if last.replace(phase) != Some(phase) {
-            writeln!(to, "{:>34}  to {}", "", profile.phases[phase].name)?;
+            writeln!(to, "\nto {}", profile.phases[phase].name)?;
         }
         let sum = |of: fn(&Exit) -> u64| exits.iter().map(|exit| of(exit)).sum::<u64>();
         let (count, kernel, user) = (sum(|e| e.count), sum(|e| e.kernel), sum(|e| e.user));
         writeln!(to, "{count:>8} {kernel:>12} {user:>12}  {kind}")?;
-        exits.sort_by_key(|exit| std::cmp::Reverse((exit.kernel + exit.user, exit.count)));
+        exits.sort_by_key(|exit| Reverse((exit.kernel + exit.user, exit.count)));
         for exit in exits.iter().take(top) {
             writeln!(to, "{:>8} {:>12} {:>12}      {}", exit.count, exit.kernel, exit.user, exit.function)?;
         }
     }
-    writeln!(to)
+    Ok(())
 }
 
 fn initcalls(to: &mut String, profile: &Profile, top: usize) -> std::fmt::Result {
     let sum: u64 = profile.initcalls.iter().map(|call| call.guest + call.lab).sum();
-    writeln!(to, "{} initcalls, with all that they call: {sum} instructions\n", profile.initcalls.len())?;
+    writeln!(to, "\n{} initcalls, each with all that it calls: {sum} instructions", profile.initcalls.len())?;
     writeln!(to, "{:>12} {:>12}", "guest", "lab")?;
     let mut order: Vec<_> = profile.initcalls.iter().collect();
-    order.sort_by_key(|call| std::cmp::Reverse(call.guest + call.lab));
+    order.sort_by_key(|call| Reverse(call.guest + call.lab));
     for call in order.iter().take(top) {
         writeln!(to, "{:>12} {:>12}  {}", call.guest, call.lab, call.name)?;
     }
-    writeln!(to)
+    Ok(())
 }
 
 /// What changed from one profile to another.
@@ -113,7 +132,7 @@ pub fn diff(before: &Profile, after: &Profile, tables: &Tables) -> String {
         // Writing to a string does not fail.
         let _ = writeln!(text, "{sum:>+12}  {}, {} functions", code.name(), changed.len());
         let mut order: Vec<_> = changed.iter().collect();
-        order.sort_by_key(|grown| std::cmp::Reverse(grown.by().unsigned_abs()));
+        order.sort_by_key(|grown| Reverse(grown.by().unsigned_abs()));
         for grown in order.iter().take(tables.top) {
             let (by, before, after) = (grown.by(), grown.before, grown.after);
             let _ =

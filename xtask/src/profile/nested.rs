@@ -1,0 +1,95 @@
+//! Boots in the nested lab.
+
+use agent::Step;
+use anyhow::{Context, Result, bail, ensure};
+
+use super::initcalls::Table;
+use super::place::Programs;
+use super::plugin::{Plugin, Points, Segment, World};
+use super::{Phase, Profile, Symbols, exits, lab_kernel, timeline};
+use crate::ctx::Ctx;
+use crate::lab::{Lab, StepReport};
+use crate::{built, lab};
+
+/// Runs `steps` in `lab`, which is nested and exact, and profiles each. They start `jiffy` with `--timeline json
+/// --timeline-origin {origin}`, and the guest's kernel, of which `kernel` are the symbols, with `--kaslr off`. What is
+/// executed is what cargo has built last.
+pub fn run(ctx: &Ctx, lab: &Lab, steps: &[Step], kernel: Option<&Symbols>) -> Result<Vec<Profile>> {
+    let kallsyms = lab_kernel::kallsyms(ctx, &lab.modules)?;
+    let lab_kernel = Symbols::of_kallsyms(&kallsyms);
+    let vmm = Symbols::of(&built::JIFFY.symbols(ctx)?)?;
+    let init = Symbols::of(&built::INIT.symbols(ctx)?)?;
+    let agent = Symbols::of(&built::agent(ctx))?;
+    let programs = Programs { lab_kernel: &lab_kernel, vmm: &vmm, agent: &agent, init: &init, kernel };
+
+    let mut points = Points::default();
+    let (address, bytes) = start(&agent, "agent::run::monotonic_ns")?;
+    points.step(World::Lab, address, bytes);
+    let stamp = "<vmm::timeline::clock::HostClock as vmm::timeline::clock::Clock>::stamp";
+    let (address, bytes) = start(&vmm, stamp)?;
+    points.cut(World::Lab, address, bytes);
+    for (function, kind) in [("kvm_mmu_page_fault", "page-fault"), ("x86_emulate_instruction", "mmio")] {
+        let address = lab_kernel.range(&format!("{function} [kvm]")).map(|(start, _)| start);
+        points.kind(address.with_context(|| format!("the lab's kernel has no {function}"))?, kind);
+    }
+    let initcalls = kernel.map(Table::of).unwrap_or_default();
+    initcalls.add_to(&mut points, World::Guest);
+
+    let plugin = Plugin::build(ctx, &points)?;
+    let mut lab = lab.clone();
+    lab.emulator_args.extend(plugin.args(false));
+    let report = lab.run(ctx, steps)?;
+    let segments = plugin.counts()?;
+    programs.check_kernel(&segments)?;
+    let by_step = by_step(&segments, steps.len())?;
+    let profiles = report.steps.iter().zip(by_step);
+    profiles.map(|(step, segments)| profile(&programs, &initcalls, step, segments)).collect()
+}
+
+/// The cuts that [`run`] makes.
+const AGENT: usize = 0;
+const VMM: usize = 1;
+
+/// Where a function of a program begins, and the bytes that are there.
+fn start<'a>(program: &'a Symbols, function: &str) -> Result<(u64, &'a [u8])> {
+    let start = program.range(function).and_then(|(start, _)| Some((start, program.bytes(start)?)));
+    start.with_context(|| format!("{function} is not in the program: build it anew"))
+}
+
+/// The agent asks for the time when it begins, and when each step begins and ends.
+fn by_step(segments: &[Segment], steps: usize) -> Result<Vec<&[Segment]>> {
+    let cuts: Vec<usize> =
+        segments.iter().enumerate().filter(|(_, s)| s.cut == AGENT).map(|(index, _)| index).collect();
+    ensure!(cuts.len() == 1 + 2 * steps, "the lab's agent was seen {} times in {steps} steps", cuts.len());
+    Ok(cuts[1..].chunks_exact(2).map(|pair| &segments[pair[0]..pair[1]]).collect())
+}
+
+fn profile(
+    programs: &Programs<'_>,
+    initcalls: &Table,
+    step: &StepReport,
+    segments: &[Segment],
+) -> Result<Profile> {
+    let said = String::from_utf8_lossy(&step.stderr);
+    let Some(rows) = timeline::rows(&said) else {
+        bail!("step {:?} said no timeline, but: {}", step.name, lab::last_lines(said.as_bytes()));
+    };
+    // The first segment ends with jiffy's first stamp; all stamps but that are events, as is the first if the parent
+    // gave a stamp; what comes after the last one is the end.
+    ensure!(
+        segments.iter().filter(|segment| segment.cut == VMM).count() == rows.len(),
+        "{} events in the timeline, and {} cuts",
+        rows.len(),
+        segments.len() - 1
+    );
+    let names = rows.iter().map(|row| (row.name.clone(), Some(row.took_ns)));
+    let names = names.chain([("reaped".to_owned(), None)]);
+    let mut profile =
+        Profile { name: step.name.clone(), phases: Vec::new(), exits: Vec::new(), initcalls: Vec::new() };
+    for ((name, took_ns), segment) in names.zip(segments) {
+        profile.exits.extend(exits(programs, &name, &segment.exits));
+        profile.phases.push(Phase { name, took_ns, costs: programs.sum(&segment.runs) });
+    }
+    profile.initcalls = initcalls.calls(segments);
+    Ok(profile)
+}
