@@ -2,7 +2,7 @@
 
 use abi::layout;
 
-/// The ROM's size in bytes. Raise it when the linker says that `.text` overlaps `.entry`.
+/// The ROM's size in bytes: what is behind the fast path's 64 KiB has its place before them.
 const ROM_LEN: u64 = 64 << 10;
 const _: () = assert!(ROM_LEN.is_multiple_of(64 << 10) && ROM_LEN <= layout::ROM.len);
 
@@ -12,7 +12,6 @@ fn main() {
     let symbols = [
         ("ROM_START", layout::ROM.end() - ROM_LEN),
         ("ROM_END", layout::ROM.end()),
-        ("RAM_START", layout::FIRMWARE_RAM.start),
         ("RAM_END", layout::FIRMWARE_RAM.end()),
     ];
     let mut args = vec![

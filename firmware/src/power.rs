@@ -1,25 +1,21 @@
 //! The end of the machine.
 
+use abi::firmware::Code;
 use abi::{announce, ports};
 
-use crate::ports::Ports;
+use crate::machine::Machine;
 
-/// Code for the debug-exit port: there was nothing to boot. QEMU's exit status is twice that plus one, 33.
-pub const NOTHING_TO_BOOT: u8 = 0x10;
-/// Code for the debug-exit port: the firmware panicked. QEMU's exit status is 35.
-pub const PANICKED: u8 = 0x11;
-
-/// The machines that the firmware tells apart.
+/// The VMMs that the firmware tells apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Machine {
-    /// It announces itself as one of ours.
+pub enum Vmm {
+    /// It announces itself as ours.
     Jiffy,
     /// Any other.
     Other,
 }
 
-impl Machine {
-    /// The machine that this code runs on.
+impl Vmm {
+    /// The one that this code runs under.
     #[must_use]
     pub fn detect() -> Self {
         let leaf = core::arch::x86_64::__cpuid(announce::LEAF);
@@ -27,17 +23,13 @@ impl Machine {
     }
 }
 
-/// Switches the machine off. Comes back where that takes some time, or where nothing answers.
-///
-/// `code` reaches the outside only through QEMU's `isa-debug-exit`.
-pub fn off(ports: &mut impl Ports, machine: Machine, code: u8) {
-    match machine {
-        Machine::Jiffy => {
-            ports.write_u8(ports::ACPI_SLEEP_CONTROL, ports::ACPI_S5 << 2 | ports::ACPI_SLEEP_ENABLE);
-            // A machine with full ACPI hardware has this one instead.
-            let sleep = u16::from(ports::ACPI_S5) << 10 | ports::ACPI_PM1_SLEEP_ENABLE;
-            ports.write_u16(ports::ACPI_PM1A_CONTROL, sleep);
-        }
-        Machine::Other => ports.write_u8(ports::DEBUG_EXIT, code),
+/// Ends the machine and tells the host why. Comes back where that takes some time, or where nothing answers.
+pub fn off(machine: &mut impl Machine, vmm: Vmm, code: Code) {
+    machine.out_u8(ports::DEBUG_EXIT, code.0);
+    if vmm == Vmm::Jiffy {
+        machine.out_u8(ports::ACPI_SLEEP_CONTROL, ports::ACPI_S5 << 2 | ports::ACPI_SLEEP_ENABLE);
+        // A machine with full ACPI hardware has this one instead.
+        let sleep = u16::from(ports::ACPI_S5) << 10 | ports::ACPI_PM1_SLEEP_ENABLE;
+        machine.out_u16(ports::ACPI_PM1A_CONTROL, sleep);
     }
 }

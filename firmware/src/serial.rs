@@ -4,7 +4,7 @@ use core::fmt;
 
 use abi::ports::COM1;
 
-use crate::ports::Ports;
+use crate::machine::Machine;
 
 /// Transmitter holding register; with the divisor latch open, the divisor's low byte.
 const DATA: u16 = COM1;
@@ -26,36 +26,36 @@ const DIVISOR: u16 = 1;
 const PATIENCE: u32 = 10_000;
 
 /// The port, set to 115,200 baud, eight bits, no parity, one stop bit.
-pub struct Serial<'a, P> {
-    ports: &'a mut P,
+pub struct Serial<'a, M> {
+    machine: &'a mut M,
 }
 
-impl<'a, P: Ports> Serial<'a, P> {
+impl<'a, M: Machine> Serial<'a, M> {
     /// Sets the port up.
-    pub fn new(ports: &'a mut P) -> Self {
+    pub fn new(machine: &'a mut M) -> Self {
         let [low, high] = DIVISOR.to_le_bytes();
-        ports.write_u8(LINE_CONTROL, DIVISOR_LATCH);
-        ports.write_u8(DATA, low);
-        ports.write_u8(INTERRUPT_ENABLE, high);
-        ports.write_u8(LINE_CONTROL, EIGHT_BITS_NO_PARITY_ONE_STOP);
-        ports.write_u8(INTERRUPT_ENABLE, 0);
-        ports.write_u8(FIFO_CONTROL, FIFO_ENABLE_AND_CLEAR);
-        Self { ports }
+        machine.out_u8(LINE_CONTROL, DIVISOR_LATCH);
+        machine.out_u8(DATA, low);
+        machine.out_u8(INTERRUPT_ENABLE, high);
+        machine.out_u8(LINE_CONTROL, EIGHT_BITS_NO_PARITY_ONE_STOP);
+        machine.out_u8(INTERRUPT_ENABLE, 0);
+        machine.out_u8(FIFO_CONTROL, FIFO_ENABLE_AND_CLEAR);
+        Self { machine }
     }
 
     /// Sends one byte when the transmitter is ready; drops it if there is no UART, or a stuck one.
     fn send(&mut self, byte: u8) {
         for _ in 0..PATIENCE {
-            match self.ports.read_u8(LINE_STATUS) {
+            match self.machine.in_u8(LINE_STATUS) {
                 NO_UART => return,
-                status if status & TRANSMITTER_EMPTY != 0 => return self.ports.write_u8(DATA, byte),
+                status if status & TRANSMITTER_EMPTY != 0 => return self.machine.out_u8(DATA, byte),
                 _ => {}
             }
         }
     }
 }
 
-impl<P: Ports> fmt::Write for Serial<'_, P> {
+impl<M: Machine> fmt::Write for Serial<'_, M> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         text.bytes().for_each(|byte| self.send(byte));
         Ok(())
@@ -65,7 +65,7 @@ impl<P: Ports> fmt::Write for Serial<'_, P> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ports::fake::{Access, Fake};
+    use crate::fake::{Access, Fake};
     use fmt::Write;
 
     #[test]
@@ -94,7 +94,8 @@ mod tests {
 
     #[test]
     fn a_stuck_uart_holds_nobody_up_for_ever() {
-        let mut fake = Fake { reads: [(LINE_STATUS, 0)].into(), ..Fake::default() };
+        let mut fake = Fake::default();
+        fake.reads.insert(LINE_STATUS, 0);
         Serial::new(&mut fake).write_str("a").expect("never fails");
         assert_eq!((fake.serial_output().as_str(), fake.read_count), ("", PATIENCE as usize));
     }

@@ -6,7 +6,7 @@
 //! 0x0000_7000  zero page                   0xe000_0000  PCI ECAM
 //! 0x0000_9000  boot page tables            0xfec0_0000  IOAPIC
 //! 0x0002_0000  command line                0xfee0_0000  local APIC
-//! 0x0003_0000  firmware's stack, variables 0xfeff_c000  KVM's own pages (Intel)
+//! 0x0007_0000  firmware's stack, buffers   0xfeff_c000  KVM's own pages (Intel)
 //! 0x0009_fc00  EBDA                        0xff00_0000  ROM, up to 4 GiB
 //! 0x000e_0000  ACPI tables, RSDP first     0x1_0000_0000  RAM that the hole displaced
 //! 0x0010_0000  high memory
@@ -52,8 +52,8 @@ pub const ZERO_PAGE: Range = Range::new(0x7000, 0x8000);
 pub const BOOT_PAGE_TABLES: Range = Range::new(0x9000, 0x2_0000);
 /// Command line, NUL-terminated.
 pub const CMDLINE: Range = Range::new(0x2_0000, 0x3_0000);
-/// Stack and variables of our own firmware.
-pub const FIRMWARE_RAM: Range = Range::new(0x3_0000, 0x8_0000);
+/// Stack and buffers of our own firmware.
+pub const FIRMWARE_RAM: Range = Range::new(0x7_0000, 0x9_0000);
 /// Extended BIOS data area: the end of conventional memory.
 pub const EBDA: Range = Range::new(0x9_fc00, 0xa_0000);
 /// ACPI tables; the RSDP is at the start, where a scan of the BIOS area finds it (ACPI 6.5, 5.2.5.1).

@@ -8,12 +8,12 @@
 #
 # What holds when `firmware_main` is called:
 #  1. 64-bit mode; CS is CODE64; SS, DS and ES are DATA; FS and GS are as after reset, with base 0.
-#  2. The first 4 GiB are mapped to themselves, writable, in 2 MiB pages; the tables are at PAGE_TABLES.
+#  2. The first 2 MiB and the last 2 MiB below 4 GiB are mapped to themselves, writable, in 2 MiB pages; the tables
+#     are at PAGE_TABLES, four page directories with room for all of 4 GiB, whose other entries hold anything.
 #  3. SSE can be used: CR0.EM clear, CR0.MP set, CR4.OSFXSR and CR4.OSXMMEXCPT set. Caches are on.
 #  4. The stack is empty, aligned as the System V ABI asks, and ends at `stack_top`.
-#  5. `.bss` is zero, after a warm reset as well.
-#  6. Interrupts are off and there is no IDT: an exception resets the machine.
-#  7. The direction flag is clear.
+#  5. Interrupts are off and there is no IDT: an exception resets the machine.
+#  6. The direction flag is clear.
 #
 # Selectors and the bits of control registers, page tables and descriptors come from main.rs.
 
@@ -21,8 +21,8 @@
 .set PDPT, PML4 + 0x1000
 .set PD, PDPT + 0x1000
 .set GIBS, 4                            # one page directory each
-.set TABLE_ENTRIES, 512
 .set PAGE_2M, 1 << 21
+.set LAST_PAGE, 0xffe00000
 
 .section .reset, "ax", @progbits
 .code16
@@ -47,28 +47,20 @@ protected_mode:
     movl %eax, %ds
     movl %eax, %es
 
-    # The two upper tables, empty; after a warm reset RAM holds what it held.
-    movl $PML4, %edi
-    xorl %eax, %eax
-    movl $(2 * TABLE_ENTRIES * 2), %ecx
-    rep stosl
+    # After a warm reset RAM holds what it held: both halves of every entry that counts are written.
+    xorl %edx, %edx
     movl $(PDPT + {TABLE}), PML4
+    movl %edx, PML4 + 4
     .set gib, 0
     .rept GIBS
     movl $(PD + gib * 0x1000 + {TABLE}), PDPT + gib * 8
+    movl %edx, PDPT + gib * 8 + 4
     .set gib, gib + 1
     .endr
-
-    # The page directories, which rep stosl has left edi at the first of.
-    movl ${PAGE}, %eax
-    movl $(GIBS * TABLE_ENTRIES), %ecx
-1:
-    movl %eax, (%edi)
-    movl $0, 4(%edi)
-    addl $PAGE_2M, %eax
-    addl $8, %edi
-    decl %ecx
-    jnz 1b
+    movl ${PAGE}, PD
+    movl %edx, PD + 4
+    movl $(LAST_PAGE + {PAGE}), PD + LAST_PAGE / PAGE_2M * 8
+    movl %edx, PD + LAST_PAGE / PAGE_2M * 8 + 4
 
     movl ${CR4_LONG}, %eax
     movl %eax, %cr4
@@ -76,7 +68,6 @@ protected_mode:
     movl %eax, %cr3
     movl ${EFER}, %ecx
     movl ${EFER_LONG}, %eax
-    xorl %edx, %edx
     wrmsr
     movl ${CR0_LONG}, %eax
     movl %eax, %cr0
@@ -85,12 +76,6 @@ protected_mode:
 .code64
 long_mode:
     movl $stack_top, %esp
-    movl $bss_start, %edi
-    movl $bss_end, %ecx
-    subl %edi, %ecx
-    shrl $3, %ecx
-    xorl %eax, %eax
-    rep stosq
     xorl %ebp, %ebp
     movabsq $firmware_main, %rax
     call *%rax

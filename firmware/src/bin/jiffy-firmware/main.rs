@@ -1,4 +1,4 @@
-//! The ROM: how it is entered, and how it reaches the machine. What it does is in the library.
+//! The ROM: how it is entered and left, and how it reaches the machine. What it does is in the library.
 #![no_std]
 #![no_main]
 #![allow(
@@ -6,12 +6,16 @@
     reason = "entry from assembly, port I/O and memory functions of a program without an OS"
 )]
 
+mod hardware;
+
 use core::arch::global_asm;
 use core::panic::PanicInfo;
 
-use abi::layout;
-use firmware::ports::Ports;
-use x86_64::instructions::{hlt, port::Port};
+use abi::{layout, unikernel};
+use firmware::handover::Entry;
+use firmware::places::PAGE_TABLES;
+use hardware::Hardware;
+use x86_64::instructions::hlt;
 use x86_64::registers::control::{Cr0Flags, Cr4Flags, EferFlags};
 use x86_64::structures::gdt::DescriptorFlags;
 use x86_64::structures::paging::PageTableFlags;
@@ -26,16 +30,24 @@ const CR0_PROTECTED: Cr0Flags = Cr0Flags::PROTECTED_MODE_ENABLE
 const CR0_LONG: Cr0Flags = CR0_PROTECTED.union(Cr0Flags::WRITE_PROTECT).union(Cr0Flags::PAGING);
 const CR4_LONG: Cr4Flags =
     Cr4Flags::PHYSICAL_ADDRESS_EXTENSION.union(Cr4Flags::OSFXSR).union(Cr4Flags::OSXMMEXCPT_ENABLE);
+/// What PVH asks for, and Multiboot too.
+const CR0_PAYLOAD: Cr0Flags = Cr0Flags::PROTECTED_MODE_ENABLE.union(Cr0Flags::EXTENSION_TYPE);
 const TABLE: PageTableFlags = PageTableFlags::PRESENT.union(PageTableFlags::WRITABLE);
 const PAGE: PageTableFlags = TABLE.union(PageTableFlags::HUGE_PAGE);
+const CODE32: u16 = 1 << 3;
+const CODE64: u16 = 2 << 3;
+const DATA: u16 = 3 << 3;
+/// As Linux's 32-bit boot protocol wants it.
+const PAYLOAD_CODE32: u16 = 2 << 3;
+const _: () = assert!(CODE64 == unikernel::CODE_SELECTOR && DATA == unikernel::DATA_SELECTOR);
 
 global_asm!(
     include_str!("entry.S"),
     REAL_MODE_BASE = const layout::ROM.end() - 0x1_0000,
-    PAGE_TABLES = const layout::BOOT_PAGE_TABLES.start,
-    CODE32 = const 1 << 3,
-    CODE64 = const 2 << 3,
-    DATA = const 3 << 3,
+    PAGE_TABLES = const PAGE_TABLES.start,
+    CODE32 = const CODE32,
+    CODE64 = const CODE64,
+    DATA = const DATA,
     GDT_CODE32 = const DescriptorFlags::KERNEL_CODE32.bits(),
     GDT_CODE64 = const DescriptorFlags::KERNEL_CODE64.bits(),
     GDT_DATA = const DescriptorFlags::KERNEL_DATA.bits(),
@@ -48,18 +60,42 @@ global_asm!(
     PAGE = const PAGE.bits(),
     options(att_syntax)
 );
+global_asm!(
+    include_str!("exit.S"),
+    DATA = const DATA,
+    PAYLOAD_CODE32 = const PAYLOAD_CODE32,
+    GDT_CODE32 = const DescriptorFlags::KERNEL_CODE32.bits(),
+    GDT_DATA = const DescriptorFlags::KERNEL_DATA.bits(),
+    CR0_PAYLOAD = const CR0_PAYLOAD.bits(),
+    EFER = const EFER,
+    options(att_syntax)
+);
 global_asm!(include_str!("../../../../vmm/abi/src/memory.S"));
+
+unsafe extern "sysv64" {
+    fn enter_protected(eip: u32, eax: u32, ebx: u32, esi: u32) -> !;
+    fn enter_long(rip: u64, rdi: u64, rsi: u64, rsp: u64) -> !;
+}
 
 /// Called by entry.S, in the state that it describes.
 #[unsafe(no_mangle)]
 extern "sysv64" fn firmware_main() -> ! {
-    firmware::main(&mut Machine);
-    halt()
+    // SAFETY: this is called once, in the state that entry.S describes.
+    let mut machine = unsafe { Hardware::new() };
+    match firmware::main(&mut machine) {
+        // SAFETY: the library has prepared what is entered, and what is entered does not come back.
+        Some(Entry::Protected { eip, eax, ebx, esi }) => unsafe { enter_protected(eip, eax, ebx, esi) },
+        // SAFETY: as above.
+        Some(Entry::Long { rip, rdi, rsi, rsp }) => unsafe { enter_long(rip, rdi, rsi, rsp) },
+        Some(Entry::Real { .. }) | None => halt(),
+    }
 }
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
-    firmware::panicked(&mut Machine, info);
+    // SAFETY: whoever panicked does not go on.
+    let mut machine = unsafe { Hardware::new() };
+    firmware::panicked(&mut machine, info);
     halt()
 }
 
@@ -67,25 +103,5 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 fn halt() -> ! {
     loop {
         hlt();
-    }
-}
-
-/// The real ports.
-struct Machine;
-
-impl Ports for Machine {
-    fn read_u8(&mut self, port: u16) -> u8 {
-        // SAFETY: no device that the firmware knows changes its memory by a read of a port.
-        unsafe { Port::new(port).read() }
-    }
-
-    fn write_u8(&mut self, port: u16, value: u8) {
-        // SAFETY: no device that the firmware knows changes its memory by a write to a port.
-        unsafe { Port::new(port).write(value) };
-    }
-
-    fn write_u16(&mut self, port: u16, value: u16) {
-        // SAFETY: as above.
-        unsafe { Port::new(port).write(value) };
     }
 }

@@ -1,0 +1,134 @@
+//! The real machine.
+
+use core::arch::asm;
+use core::ptr;
+use core::slice;
+
+use firmware::machine::Machine;
+use firmware::places::PAGE_TABLES;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::PAGE;
+
+/// The real machine. There is one, and the one processor that runs has it.
+pub struct Hardware {
+    _private: (),
+}
+
+impl Hardware {
+    /// The machine.
+    ///
+    /// # Safety
+    ///
+    /// The state is as entry.S describes, no other is in use, and no Rust object lies where the library writes: below
+    /// 1 MiB but on the stack, in RAM above, and in registers of devices.
+    pub const unsafe fn new() -> Self {
+        Self { _private: () }
+    }
+}
+
+const PAGE_BITS: u32 = 21;
+/// The last page below 4 GiB.
+const LAST_PAGE: u64 = (1 << (32 - PAGE_BITS)) - 1;
+/// The first page directory; those of all 4 GiB stand one behind the other.
+const DIRECTORY: u64 = PAGE_TABLES.start + 0x2000;
+
+const fn at<T>(addr: u64) -> *mut T {
+    ptr::with_exposed_provenance_mut(addr as usize)
+}
+
+// Not those of the crate x86_64: they tell the compiler that no memory is involved, and there is with DMA.
+macro_rules! port {
+    ($input:ident, $output:ident, $type:ty, $in:literal, $out:literal, $register:tt) => {
+        fn $input(&mut self, port: u16) -> $type {
+            let value;
+            // SAFETY: whatever a device changes in memory is what the library asked it for.
+            unsafe { asm!($in, out($register) value, in("dx") port, options(nostack, preserves_flags)) };
+            value
+        }
+
+        fn $output(&mut self, port: u16, value: $type) {
+            // SAFETY: as above.
+            unsafe { asm!($out, in("dx") port, in($register) value, options(nostack, preserves_flags)) };
+        }
+    };
+}
+
+macro_rules! mmio {
+    ($read:ident, $write:ident, $type:ty) => {
+        fn $read(&mut self, addr: u64) -> $type {
+            // SAFETY: the library reads registers of devices, which are no Rust objects.
+            unsafe { at::<$type>(addr).read_volatile() }
+        }
+
+        fn $write(&mut self, addr: u64, value: $type) {
+            // SAFETY: as above.
+            unsafe { at::<$type>(addr).write_volatile(value) };
+        }
+    };
+}
+
+impl Machine for Hardware {
+    port!(in_u8, out_u8, u8, "in al, dx", "out dx, al", "al");
+    port!(in_u16, out_u16, u16, "in ax, dx", "out dx, ax", "ax");
+    port!(in_u32, out_u32, u32, "in eax, dx", "out dx, eax", "eax");
+
+    fn in_bytes(&mut self, port: u16, to: u64, len: usize) {
+        // SAFETY: the library reads to memory that is no Rust object's.
+        unsafe {
+            asm!("rep insb", in("dx") port, inout("rdi") to => _, inout("rcx") len => _,
+                options(nostack, preserves_flags));
+        }
+    }
+
+    fn map(&mut self, addr: u64, len: u64) {
+        if len == 0 {
+            return;
+        }
+        let (first, last) = (addr >> PAGE_BITS, (addr + len - 1) >> PAGE_BITS);
+        let (mut at, mut entry) = (DIRECTORY + first * 8, first << PAGE_BITS | PAGE.bits());
+        for _ in first..=last.min(LAST_PAGE) {
+            self.write(at, entry);
+            (at, entry) = (at + 8, entry + (1 << PAGE_BITS));
+        }
+        // What the processor may have kept of entries that held anything.
+        // SAFETY: CR3 is written with what it holds.
+        unsafe {
+            asm!("mov {cr3}, cr3", "mov cr3, {cr3}", cr3 = out(reg) _, options(nostack, preserves_flags));
+        };
+    }
+
+    fn read<T: FromBytes>(&self, addr: u64) -> T {
+        // SAFETY: the address is mapped, and any bytes are a value of this type.
+        unsafe { at::<T>(addr).read_unaligned() }
+    }
+
+    fn write<T: IntoBytes + Immutable>(&mut self, addr: u64, value: T) {
+        // SAFETY: the address is mapped, and no Rust object's.
+        unsafe { at::<T>(addr).write_unaligned(value) };
+    }
+
+    fn bytes(&self, addr: u64, len: usize) -> &[u8] {
+        // SAFETY: the address is mapped; only methods that take the machine mutably change what is there.
+        unsafe { slice::from_raw_parts(at(addr), len) }
+    }
+
+    fn write_bytes(&mut self, addr: u64, bytes: &[u8]) {
+        // SAFETY: the address is mapped, and no Rust object's.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), at(addr), bytes.len()) };
+    }
+
+    fn copy(&mut self, from: u64, to: u64, len: usize) {
+        // SAFETY: both ranges are mapped, and no Rust object's; the library copies to where they do not overlap.
+        unsafe { ptr::copy_nonoverlapping(at::<u8>(from).cast_const(), at(to), len) };
+    }
+
+    fn clear(&mut self, addr: u64, len: usize) {
+        // SAFETY: the range is mapped, and no Rust object's.
+        unsafe { ptr::write_bytes(at::<u8>(addr), 0, len) };
+    }
+
+    mmio!(mmio_read_u8, mmio_write_u8, u8);
+    mmio!(mmio_read_u16, mmio_write_u16, u16);
+    mmio!(mmio_read_u32, mmio_write_u32, u32);
+}
