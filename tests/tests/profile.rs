@@ -9,7 +9,7 @@ use xtask::built;
 use xtask::guests;
 use xtask::lab::qemu::Machine;
 use xtask::lab::{self, Lab, Speed, Way};
-use xtask::profile::{self, Code, Functions, Profile, Symbols};
+use xtask::profile::{self, Code, Functions, Profile, Programs, Symbols};
 
 /// Of `mark.S`: two moves and an `out`, and the jump to the end.
 const START: u64 = 4;
@@ -26,7 +26,8 @@ fn nested() -> Result<()> {
         lab.file("jiffy", &built::JIFFY.path(&ctx)?).file("guest", &guest);
         let line = "{jiffy} run --kernel {guest} --memory 128M --console off --timeline json --timeline-origin {origin}";
         let steps = ["first", "second"].map(|name| lab::step(name, line.split(' ')));
-        profile::run(&ctx, &lab, &steps, Some(&Symbols::of(&guest)?))
+        let programs = Programs::built(&ctx, Some(Symbols::of(&guest)?))?;
+        Ok(profile::run(&ctx, &lab, &steps, &programs)?.1)
     })?;
     ensure!(one == two, "two runs differ: {:?}", profile::grown(&all(&one), &all(&two)));
     let [_, profile] = one.as_slice() else { return Err(anyhow!("{} profiles of two steps", one.len())) };
@@ -65,12 +66,12 @@ fn alone() -> Result<()> {
     let (one, two) = twice(|| {
         let ctx = suite::context()?;
         let kernel = guests::build(&ctx, "mark")?;
-        let symbols = Symbols::of(&kernel)?;
+        let programs = Programs::built(&ctx, Some(Symbols::of(&kernel)?))?;
         let mut machine = Machine::with_firmware("microvm,acpi=off", "qboot.rom".into());
         machine.kernel = Some(kernel);
         machine.speed = Speed::Exact { seed: 1 };
         machine.args = ["-device", "isa-debug-exit,iobase=0x600,iosize=1"].map(str::to_owned).to_vec();
-        Ok(vec![profile::alone(&ctx, &machine, &symbols, true)?])
+        Ok(vec![profile::alone(&ctx, &machine, &programs, true)?])
     })?;
     ensure!(one == two, "two runs differ: {one:?} {two:?}");
     let functions = guest(&one[0], 0);

@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::initcalls::Table;
-use super::place::Programs;
+use super::place::Everything;
 use super::plugin::{Clock, Plugin, Points, Reached, Segment, World};
-use super::{Phase, Profile, Symbols, exits};
-use crate::built;
+use super::{Phase, Profile, Programs, Symbols, exits};
 use crate::ctx::Ctx;
 use crate::lab::Speed;
 use crate::lab::qemu::{Input, Machine};
@@ -16,14 +15,12 @@ use crate::lab::qemu::{Input, Machine};
 /// More than any boot needs, on a busy host.
 const DEADLINE: Duration = Duration::from_secs(300);
 
-/// Boots `machine`, whose kernel is an ELF file with these symbols, and counts from its first instruction to that of
+/// Boots `machine`, whose kernel is that of `programs`, an ELF file, and counts from its first instruction to that of
 /// `jiffy-init`, if it starts one, and on to the end. With `device_io`, accesses to devices' memory are among the exits, at a price in time.
-pub fn alone(ctx: &Ctx, machine: &Machine, kernel: &Symbols, device_io: bool) -> Result<Profile> {
+pub fn alone(ctx: &Ctx, machine: &Machine, programs: &Programs, device_io: bool) -> Result<Profile> {
     ensure!(matches!(machine.speed, Speed::Exact { .. }), "only what repeats is counted");
-    let init = Symbols::of(&built::INIT.symbols(ctx)?)?;
-    let none = Symbols::default();
-    let programs =
-        Programs { lab_kernel: &none, vmm: &none, agent: &none, init: &init, kernel: Some(kernel) };
+    let Programs { init, kernel: Some(kernel), .. } = programs else { bail!("no kernel") };
+    let everything = Everything { programs, lab_kernel: &Symbols::default(), agent: &Symbols::default() };
     let mut points = Points::default();
     let entry = kernel.pvh_entry.context("the kernel has no PVH entry, by which QEMU would start it")?;
     points.cut(World::Lab, entry, &[]);
@@ -39,7 +36,7 @@ pub fn alone(ctx: &Ctx, machine: &Machine, kernel: &Symbols, device_io: bool) ->
     let segments: Vec<Segment> = plugin.counts()?.into_iter().map(as_guest).collect();
     let console = String::from_utf8_lossy(&ended.console);
     ensure!(!segments.is_empty(), "the kernel was not started; the console said:\n{console}");
-    programs.check_kernel(&segments)?;
+    everything.check_kernel(&segments)?;
     let mut profile = Profile {
         name: machine.name,
         phases: Vec::new(),
@@ -53,8 +50,8 @@ pub fn alone(ctx: &Ctx, machine: &Machine, kernel: &Symbols, device_io: bool) ->
             continue;
         }
         let runs = segments.iter().flat_map(|segment| &segment.runs);
-        profile.exits.extend(exits(&programs, name, segments.iter().flat_map(|segment| &segment.exits)));
-        profile.phases.push(Phase { name: name.to_owned(), took_ns: None, costs: programs.sum(runs) });
+        profile.exits.extend(exits(&everything, name, segments.iter().flat_map(|segment| &segment.exits)));
+        profile.phases.push(Phase { name: name.to_owned(), took_ns: None, costs: everything.sum(runs) });
     }
     Ok(profile)
 }

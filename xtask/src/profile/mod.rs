@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
+use crate::built;
 use crate::ctx::Ctx;
 use crate::kernel::Kernel;
 
@@ -24,7 +25,7 @@ pub use diff::{Grown, grown};
 pub use nested::run;
 pub use symbols::Symbols;
 
-use place::Programs;
+use place::Everything;
 use plugin::{RawExit, World};
 
 /// Whose code it is.
@@ -140,6 +141,25 @@ impl Profile {
     }
 }
 
+/// What runs in a boot, with the names of its functions.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    /// `jiffy`.
+    pub vmm: Symbols,
+    /// The guest's init.
+    pub init: Symbols,
+    /// The guest's kernel; without it, all of that kernel's code is one.
+    pub kernel: Option<Symbols>,
+}
+
+impl Programs {
+    /// `jiffy` and `jiffy-init` as cargo has built them last, which is what is in `target/dist`.
+    pub fn built(ctx: &Ctx, kernel: Option<Symbols>) -> Result<Self> {
+        let [vmm, init] = [built::JIFFY, built::INIT].map(|part| Symbols::of(&part.symbols(ctx)?));
+        Ok(Self { vmm: vmm?, init: init?, kernel })
+    }
+}
+
 impl Symbols {
     /// Of Debian's kernel, which has none in its files: the lab runs it, and is asked.
     pub fn debian(ctx: &Ctx) -> Result<Self> {
@@ -150,13 +170,13 @@ impl Symbols {
 
 /// The guest's exits, by kind and function.
 fn exits<'a>(
-    programs: &Programs<'_>,
+    everything: &Everything<'_>,
     phase: &str,
     exits: impl IntoIterator<Item = &'a RawExit>,
 ) -> Vec<Exit> {
     let mut sums: BTreeMap<(String, String), [u64; 3]> = BTreeMap::new();
     for exit in exits.into_iter().filter(|exit| exit.at.world == World::Guest) {
-        let (_, function) = programs.place(&exit.at);
+        let (_, function) = everything.place(&exit.at);
         let sum = sums.entry((exit.kind.clone(), function.to_owned())).or_default();
         for (sum, add) in sum.iter_mut().zip([exit.count, exit.kernel, exit.user]) {
             *sum += add;

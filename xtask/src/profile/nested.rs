@@ -4,35 +4,32 @@ use agent::Step;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::initcalls::Table;
-use super::place::Programs;
+use super::place::Everything;
 use super::plugin::{Plugin, Points, Segment, World};
-use super::{Phase, Profile, Symbols, exits, lab_kernel, timeline};
+use super::{Phase, Profile, Programs, Symbols, exits, lab_kernel, timeline};
 use crate::ctx::Ctx;
-use crate::lab::{Lab, StepReport};
+use crate::lab::{Lab, Report, StepReport};
 use crate::{built, lab};
 
 /// Runs `steps` in `lab`, which is nested and exact, and profiles each. They start `jiffy` with `--timeline json
-/// --timeline-origin {origin}`, and the guest's kernel, of which `kernel` are the symbols, with `--kaslr off`. What is
-/// executed is what cargo has built last.
-pub fn run(ctx: &Ctx, lab: &Lab, steps: &[Step], kernel: Option<&Symbols>) -> Result<Vec<Profile>> {
-    let kallsyms = lab_kernel::kallsyms(ctx, &lab.modules)?;
-    let lab_kernel = Symbols::of_kallsyms(&kallsyms);
-    let vmm = Symbols::of(&built::JIFFY.symbols(ctx)?)?;
-    let init = Symbols::of(&built::INIT.symbols(ctx)?)?;
+/// --timeline-origin {origin}`, and the guest's kernel with `--kaslr off`; what they start are stripped or whole forms of
+/// `programs`. A phase has all that was executed in it, whoever it was for.
+pub fn run(ctx: &Ctx, lab: &Lab, steps: &[Step], programs: &Programs) -> Result<(Report, Vec<Profile>)> {
+    let lab_kernel = Symbols::of_kallsyms(&lab_kernel::kallsyms(ctx, &lab.modules)?);
     let agent = Symbols::of(&built::agent(ctx))?;
-    let programs = Programs { lab_kernel: &lab_kernel, vmm: &vmm, agent: &agent, init: &init, kernel };
+    let everything = Everything { programs, lab_kernel: &lab_kernel, agent: &agent };
 
     let mut points = Points::default();
     let (address, bytes) = start(&agent, "agent::run::monotonic_ns")?;
     points.step(World::Lab, address, bytes);
     let stamp = "<vmm::timeline::clock::HostClock as vmm::timeline::clock::Clock>::stamp";
-    let (address, bytes) = start(&vmm, stamp)?;
+    let (address, bytes) = start(&programs.vmm, stamp)?;
     points.cut(World::Lab, address, bytes);
     for (function, kind) in [("kvm_mmu_page_fault", "page-fault"), ("x86_emulate_instruction", "mmio")] {
         let address = lab_kernel.range(&format!("{function} [kvm]")).map(|(start, _)| start);
         points.kind(address.with_context(|| format!("the lab's kernel has no {function}"))?, kind);
     }
-    let initcalls = kernel.map(Table::of).unwrap_or_default();
+    let initcalls = programs.kernel.as_ref().map(Table::of).unwrap_or_default();
     initcalls.add_to(&mut points, World::Guest);
 
     let plugin = Plugin::build(ctx, &points)?;
@@ -40,10 +37,12 @@ pub fn run(ctx: &Ctx, lab: &Lab, steps: &[Step], kernel: Option<&Symbols>) -> Re
     lab.emulator_args.extend(plugin.args(false));
     let report = lab.run(ctx, steps)?;
     let segments = plugin.counts()?;
-    programs.check_kernel(&segments)?;
+    everything.check_kernel(&segments)?;
     let by_step = by_step(&segments, steps.len())?;
     let profiles = report.steps.iter().zip(by_step);
-    profiles.map(|(step, segments)| profile(&programs, &initcalls, step, segments)).collect()
+    let profiles = profiles.map(|(step, segments)| profile(&everything, &initcalls, step, segments));
+    let profiles = profiles.collect::<Result<_>>()?;
+    Ok((report, profiles))
 }
 
 /// The cuts that [`run`] makes.
@@ -65,7 +64,7 @@ fn by_step(segments: &[Segment], steps: usize) -> Result<Vec<&[Segment]>> {
 }
 
 fn profile(
-    programs: &Programs<'_>,
+    everything: &Everything<'_>,
     initcalls: &Table,
     step: &StepReport,
     segments: &[Segment],
@@ -87,8 +86,8 @@ fn profile(
     let mut profile =
         Profile { name: step.name.clone(), phases: Vec::new(), exits: Vec::new(), initcalls: Vec::new() };
     for ((name, took_ns), segment) in names.zip(segments) {
-        profile.exits.extend(exits(programs, &name, &segment.exits));
-        profile.phases.push(Phase { name, took_ns, costs: programs.sum(&segment.runs) });
+        profile.exits.extend(exits(everything, &name, &segment.exits));
+        profile.phases.push(Phase { name, took_ns, costs: everything.sum(&segment.runs) });
     }
     profile.initcalls = initcalls.calls(segments);
     Ok(profile)

@@ -10,7 +10,7 @@ use xtask::ctx::Ctx;
 use xtask::kernel::Kernel;
 use xtask::lab::qemu::Machine;
 use xtask::lab::{self, Lab, Speed, Way};
-use xtask::profile::{self, Profile, Symbols};
+use xtask::profile::{self, Profile, Programs, Symbols};
 use xtask::tuned::Recipe;
 use xtask::{built, initramfs};
 
@@ -89,6 +89,7 @@ fn kernel(ctx: &Ctx, wanted: &Path) -> Result<(PathBuf, Symbols)> {
 
 fn profile(ctx: &Ctx, args: &Args) -> Result<Profile> {
     let (kernel, symbols) = kernel(ctx, &args.kernel)?;
+    let programs = Programs::built(ctx, Some(symbols))?;
     let place = tempfile::tempdir()?;
     let initrd = place.path().join("initrd");
     let mut config = vec![Directive::Hostname("guest"), Directive::Exec("/init"), Directive::Arg("greet")];
@@ -102,7 +103,7 @@ fn profile(ctx: &Ctx, args: &Args) -> Result<Profile> {
         let mut machine = Machine::new(MICROVM, kernel, initrd, CMDLINE);
         machine.memory_mib = args.memory;
         machine.speed = Speed::Exact { seed: args.seed };
-        return profile::alone(ctx, &machine, &symbols, args.tables.exits);
+        return profile::alone(ctx, &machine, &programs, args.tables.exits);
     }
     let mut lab = Lab::new(Way::Nested(Speed::Exact { seed: args.seed }));
     lab.memory_mib = 1024 + args.memory;
@@ -113,6 +114,6 @@ fn profile(ctx: &Ctx, args: &Args) -> Result<Profile> {
         args.memory
     );
     let words = line.split_whitespace().map(str::to_owned).chain(args.jiffy.iter().cloned());
-    let profiles = profile::run(ctx, &lab, &[lab::step("boot", words)], Some(&symbols))?;
+    let (_, profiles) = profile::run(ctx, &lab, &[lab::step("boot", words)], &programs)?;
     profiles.into_iter().next().context("no profile")
 }
