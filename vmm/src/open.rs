@@ -63,6 +63,10 @@ pub struct Opened {
     pub initrd: Option<Named>,
     /// `--firmware`.
     pub firmware: Option<Named>,
+    /// `--module`, in their order.
+    pub modules: Vec<Named>,
+    /// The files of `--fw-cfg`, in the order of those; none for one that is given as text.
+    pub fw_cfg: Vec<Option<Named>>,
     /// Where console output goes; `None` for nowhere.
     pub console: Option<Sink>,
     /// The virtio devices.
@@ -76,15 +80,24 @@ impl Opened {
     pub fn new(spec: &VmSpec) -> Result<Self, Error> {
         check_descriptors(spec)?;
         let mut taken = Vec::new();
-        let mut read = |flag, source: &Option<FileRef>| {
-            let named = source.as_ref().map(|s| readable(flag, s)).transpose()?;
+        let mut read = |flag, source: Option<&FileRef>| {
+            let named = source.map(|s| readable(flag, s)).transpose()?;
             taken.extend(named.as_ref().and_then(|named| identity(&named.file)).map(|id| (flag, id)));
             Ok(named)
         };
+        let boot = &spec.boot;
+        let modules = boot.modules.iter().filter_map(|it| read("--module", Some(&it.file)).transpose());
+        let modules = modules.collect::<Result<_, _>>()?;
         Ok(Self {
-            kernel: read("--kernel", &spec.boot.kernel)?,
-            initrd: read("--initrd", &spec.boot.initrd)?,
-            firmware: read("--firmware", &spec.boot.firmware)?,
+            kernel: read("--kernel", boot.kernel.as_ref())?,
+            initrd: read("--initrd", boot.initrd.as_ref())?,
+            firmware: read("--firmware", boot.firmware.as_ref())?,
+            modules,
+            fw_cfg: boot
+                .fw_cfg
+                .iter()
+                .map(|it| read("--fw-cfg", it.file.as_ref()))
+                .collect::<Result<_, _>>()?,
             console: console(&spec.console, &mut taken)?,
             devices: devices::open(&spec.devices)?,
             result: spec.result.as_ref().map(|path| writable("--result", path, &mut taken)).transpose()?,
@@ -103,7 +116,9 @@ fn check_descriptors(spec: &VmSpec) -> Result<(), Error> {
         ("--console", console),
         ("--result", spec.result.as_ref()),
     ];
-    for (flag, file) in all {
+    let modules = boot.modules.iter().map(|it| ("--module", Some(&it.file)));
+    let files = boot.fw_cfg.iter().map(|it| ("--fw-cfg", it.file.as_ref()));
+    for (flag, file) in all.into_iter().chain(modules).chain(files) {
         if let Some(file @ FileRef::Fd(_)) = file {
             file.open().map_err(|source| Error::Open { flag, name: file.to_string(), source })?;
         }

@@ -15,7 +15,9 @@ fuzz_target!(|data: &[u8]| {
     let request = Request {
         kernel: Some(input(kernel)),
         initrd: (how & 1 != 0).then(|| input(&[1; 10])),
-        firmware: None,
+        firmware: (how & 8 != 0).then(|| input(&[0x90; 4096])),
+        modules: Vec::new(),
+        fw_cfg: Vec::new(),
         cmdline: "console=ttyS0",
         protocol: if how & 2 != 0 { Protocol::Pvh } else { Protocol::Auto },
         unpack: how & 4 == 0,

@@ -60,11 +60,17 @@ fn checks() -> Vec<Guest> {
     runs
 }
 
-/// QEMU's smallest firmware, which software-mode KVM can run as well, with kernels that it starts by PVH.
+/// Firmwares made for QEMU that software-mode KVM can run as well, with kernels that they start by PVH.
 fn firmwares(ctx: &Ctx, lab: &mut Lab) -> Result<Vec<Guest>> {
-    const QBOOT: &str = "/usr/share/qemu/qboot.rom";
-    apt::file(ctx, QBOOT, "qemu-system-data")?;
-    lab.file("qboot", Path::new(QBOOT));
+    for (name, path, package) in [
+        ("qboot", "/usr/share/qemu/qboot.rom", "qemu-system-data"),
+        ("seabios", "/usr/share/seabios/bios-microvm.bin", "seabios"),
+        // SeaBIOS starts kernels by an option ROM.
+        ("pvh-rom", "/usr/share/qemu/pvh.bin", "qemu-system-data"),
+    ] {
+        apt::file(ctx, path, package)?;
+        lab.file(name, Path::new(path));
+    }
     let mut runs = Vec::new();
     for machine in ["fast", "legacy"] {
         let run = |name: &str, guest| {
@@ -83,6 +89,12 @@ fn firmwares(ctx: &Ctx, lab: &mut Lab) -> Result<Vec<Guest>> {
         runs.push(run("hlt", "{hlt}").says("hlt: woken three times"));
         runs.push(run("exit", "{exit}").flag("cmdline", "quiet status=77").exits(77));
     }
+    runs.push(
+        Guest::new("firmware::seabios")
+            .args(&["--firmware", "{seabios}", "--kernel", "{hlt}", "--memory", "32M"])
+            .flag("fw-cfg", "name=genroms/pvh.bin,file={pvh-rom}")
+            .says("hlt: woken three times"),
+    );
     Ok(runs)
 }
 

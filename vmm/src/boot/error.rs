@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::firmware::NameError;
+use super::firmware::FileError;
 use super::unpack;
 
 /// Why nothing can be booted.
@@ -43,13 +43,29 @@ pub enum Error {
         /// What is wrong with it.
         problem: FirmwareError,
     },
+    /// A module cannot be read.
+    #[error("module {name}: {source}")]
+    Module {
+        /// The module, as the user named it.
+        name: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The modules are more than the archive for them takes.
+    #[error("{count} modules with {len} bytes of command lines do not fit in one archive: give fewer")]
+    Modules {
+        /// How many there are.
+        count: usize,
+        /// Bytes of their command lines.
+        len: usize,
+    },
     /// The firmware cannot be given a file of this name.
     #[error("firmware's file {name}: {problem}")]
     FwCfg {
         /// The file's name.
         name: String,
         /// What is wrong with it.
-        problem: NameError,
+        problem: FileError,
     },
     /// The command line is longer than the kernel takes.
     #[error("the command line has {len} bytes, kernel {name} takes at most {max}: shorten it")]

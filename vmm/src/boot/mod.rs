@@ -64,6 +64,10 @@ pub struct Request<'a> {
     pub initrd: Option<Input<'a>>,
     /// ROM image, which starts in place of the kernel, and then starts the kernel.
     pub firmware: Option<Input<'a>>,
+    /// What a firmware loads beside the kernel, with command lines.
+    pub modules: Vec<(Input<'a>, &'a str)>,
+    /// Further files for a firmware: names, and where the content is, or the content.
+    pub fw_cfg: Vec<(&'a str, Result<Input<'a>, &'a str>)>,
     /// Kernel command line, without NUL.
     pub cmdline: &'a str,
     /// How the kernel is entered.

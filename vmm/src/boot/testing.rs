@@ -28,6 +28,8 @@ pub fn request(kernel: &[u8]) -> Request<'static> {
         kernel: Some(Input { file: file(kernel), name: "vmlinuz" }),
         initrd: None,
         firmware: None,
+        modules: Vec::new(),
+        fw_cfg: Vec::new(),
         cmdline: "console=ttyS0",
         protocol: Protocol::Auto,
         unpack: true,

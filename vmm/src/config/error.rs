@@ -154,6 +154,12 @@ pub enum Error {
         "there is nothing to boot: give --kernel FILE or --firmware FILE (`jiffy run --help` has examples)"
     )]
     NothingToBoot,
+    /// Something that only a firmware could use.
+    #[error("{0}: this is for a firmware, and there is none: give --firmware as well, or leave this out")]
+    NeedsFirmware(&'static str),
+    /// A file for a firmware without content, or with two.
+    #[error("fw-cfg {}: give its content by file=FILE or by string=TEXT", OneLine(.0))]
+    FwCfgContent(String),
     /// Something that only a kernel could use.
     #[error("{0}: this is for a kernel, and there is none: give a kernel as well, or leave this out")]
     NeedsKernel(&'static str),

@@ -12,6 +12,7 @@
 mod error;
 mod file_ref;
 mod firecracker;
+mod firmware;
 mod keys;
 mod load;
 mod memory;
@@ -29,6 +30,7 @@ mod value;
 
 pub use error::{Error, Place, ValueError};
 pub use file_ref::FileRef;
+pub use firmware::{FwCfgFile, ModuleConfig};
 #[cfg(test)]
 pub(crate) use keys::fields;
 pub use memory::{MemorySize, RawMemory};

@@ -131,7 +131,6 @@ pub(super) fn one<'de, T: DeserializeOwned, D: Deserializer<'de>>(
     deserializer.deserialize_any(OneOrMany(PhantomData, false)).map(|mut all: Vec<T>| all.pop())
 }
 
-#[allow(dead_code, reason = "for kinds of which there can be several")]
 /// Reads the devices of a kind in a file: an array, or a single one.
 pub(super) fn many<'de, T: DeserializeOwned, D: Deserializer<'de>>(
     deserializer: D,

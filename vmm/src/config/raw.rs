@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::value::switch;
 use super::{
-    Cmdline, ConsoleSpec, Cpus, FileRef, Kaslr, MachineKind, Nanoseconds, Protocol, RawMemory, RngConfig,
-    TimelineMode, TransportKind, pairs,
+    Cmdline, ConsoleSpec, Cpus, FileRef, FwCfgFile, Kaslr, MachineKind, ModuleConfig, Nanoseconds, Protocol,
+    RawMemory, RngConfig, TimelineMode, TransportKind, pairs,
 };
 
 /// The configuration of a VM. Every key has the name of its flag of `jiffy run`, and what is left out has the
@@ -50,6 +50,25 @@ pub struct RawConfig {
     #[arg(long, value_name = "FILE", help_heading = "Boot", value_parser = file())]
     #[schemars(with = "Option<String>")]
     pub firmware: Option<FileRef>,
+
+    /// A file that the firmware loads beside the kernel; can be given several times
+    ///
+    /// file=FILE,cmdline=TEXT: a module of Multiboot and PVH, with its command line.
+    /// An initrd is the first one.
+    #[arg(long, value_name = "file=FILE,…", help_heading = "Boot", verbatim_doc_comment,
+          value_parser = pairs::parse::<ModuleConfig>)]
+    #[serde(default, deserialize_with = "pairs::many", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<super::schema::Device<ModuleConfig>>")]
+    pub module: Vec<ModuleConfig>,
+
+    /// A file of the firmware configuration device; can be given several times
+    ///
+    /// name=NAME,file=FILE or name=NAME,string=TEXT, as with QEMU.
+    #[arg(long, value_name = "name=NAME,…", help_heading = "Boot", verbatim_doc_comment,
+          value_parser = pairs::parse::<FwCfgFile>)]
+    #[serde(default, deserialize_with = "pairs::many", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<super::schema::Device<FwCfgFile>>")]
+    pub fw_cfg: Vec<FwCfgFile>,
 
     /// How the kernel is entered; all but auto, linux64 and pvh need a firmware [default: auto]
     #[arg(long, value_name = "PROTOCOL", help_heading = "Boot")]
@@ -136,6 +155,8 @@ impl RawConfig {
             initrd,
             cmdline,
             firmware,
+            module,
+            fw_cfg,
             protocol,
             unpack,
             kaslr,
@@ -155,6 +176,8 @@ impl RawConfig {
             initrd: initrd.or(other.initrd),
             cmdline: cmdline.or(other.cmdline),
             firmware: firmware.or(other.firmware),
+            module: if module.is_empty() { other.module } else { module },
+            fw_cfg: if fw_cfg.is_empty() { other.fw_cfg } else { fw_cfg },
             protocol: protocol.or(other.protocol),
             unpack: unpack.or(other.unpack),
             kaslr: kaslr.or(other.kaslr),

@@ -27,12 +27,25 @@ impl RawConfig {
             (None, Some(_)) => String::new(),
             (Some(_), _) => cmdline.unwrap_or_else(|| DEFAULT_CMDLINE.to_owned()),
         };
+        for (key, given) in [("module", !self.module.is_empty()), ("fw-cfg", !self.fw_cfg.is_empty())] {
+            if given && self.firmware.is_none() {
+                return Err(Error::NeedsFirmware(key));
+            }
+        }
+        if !self.module.is_empty() && self.kernel.is_none() {
+            return Err(Error::NeedsKernel("module"));
+        }
+        if let Some(file) = self.fw_cfg.iter().find(|it| it.file.is_some() == it.string.is_some()) {
+            return Err(Error::FwCfgContent(file.name.clone()));
+        }
         Ok(VmSpec {
             boot: BootSpec {
                 kernel: self.kernel,
                 initrd: self.initrd,
                 cmdline,
                 firmware: self.firmware,
+                modules: self.module,
+                fw_cfg: self.fw_cfg,
                 protocol: self.protocol.unwrap_or_default(),
                 unpack: self.unpack.unwrap_or(true),
                 kaslr: self.kaslr.unwrap_or_default(),
@@ -64,13 +77,15 @@ impl RawConfig {
             invtsc,
         } = spec;
         let DevicesSpec { transport, rng } = devices;
-        let BootSpec { kernel, initrd, cmdline, firmware, protocol, unpack, kaslr } = boot;
+        let BootSpec { kernel, initrd, cmdline, firmware, modules, fw_cfg, protocol, unpack, kaslr } = boot;
         let MemorySpec { size, huge, prealloc, shared } = memory;
         Ok(Self {
             kernel: kernel.clone(),
             initrd: initrd.clone(),
             cmdline: Some(cmdline.parse()?),
             firmware: firmware.clone(),
+            module: modules.clone(),
+            fw_cfg: fw_cfg.clone(),
             protocol: Some(*protocol),
             unpack: Some(*unpack),
             kaslr: Some(*kaslr),

@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{FileRef, RngConfig};
+use super::{FileRef, FwCfgFile, ModuleConfig, RngConfig};
 
 /// All that determines a VM.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +42,11 @@ pub struct BootSpec {
     pub cmdline: String,
     /// ROM image, mapped so that it ends at 4 GiB.
     pub firmware: Option<FileRef>,
-    /// How an ELF kernel is entered.
+    /// What the firmware loads beside the kernel; none without a firmware.
+    pub modules: Vec<ModuleConfig>,
+    /// Further files of the firmware configuration device; none without a firmware.
+    pub fw_cfg: Vec<FwCfgFile>,
+    /// How the kernel is entered.
     pub protocol: Protocol,
     /// Whether the payload of a `bzImage` is unpacked on the host.
     pub unpack: bool,

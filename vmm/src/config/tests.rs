@@ -125,16 +125,33 @@ fn files() -> impl Strategy<Value = FileRef> {
 }
 
 prop_compose! {
+    fn modules()(file in files(), cmdline in text()) -> ModuleConfig {
+        ModuleConfig { file, cmdline }
+    }
+}
+
+fn fw_cfg_files() -> impl Strategy<Value = FwCfgFile> {
+    let content = prop_oneof![
+        files().prop_map(|file| (Some(file), None)),
+        text().prop_map(|string| (None, Some(string))),
+    ];
+    (text(), content).prop_map(|(name, (file, string))| FwCfgFile { name, file, string })
+}
+
+prop_compose! {
     fn boots()(
         kernel in files(),
         initrd in prop::option::of(files()),
         cmdline in text(),
         firmware in prop::option::of(files()),
+        modules in prop::collection::vec(modules(), 0..3),
+        fw_cfg in prop::collection::vec(fw_cfg_files(), 0..3),
         protocol in prop::sample::select(Protocol::value_variants().to_vec()),
         unpack: bool,
         kaslr in prop_oneof![Just(Kaslr::Random), Just(Kaslr::Off), any::<u64>().prop_map(Kaslr::Seed)],
     ) -> BootSpec {
-        BootSpec { kernel: Some(kernel), initrd, cmdline, firmware, protocol, unpack, kaslr }
+        let (modules, fw_cfg) = if firmware.is_some() { (modules, fw_cfg) } else { (vec![], vec![]) };
+        BootSpec { kernel: Some(kernel), initrd, cmdline, firmware, modules, fw_cfg, protocol, unpack, kaslr }
     }
 }
 

@@ -153,10 +153,22 @@ fn prepare(spec: &VmSpec, opened: &Opened, ram: RamLayout) -> Result<BootState, 
     fn input(named: &Option<Named>) -> Option<Input<'_>> {
         named.as_ref().map(|n| Input { file: Arc::clone(&n.file), name: &n.name })
     }
+    let modules = opened.modules.iter().zip(&spec.boot.modules);
+    let modules = modules
+        .map(|(named, module)| {
+            (Input { file: Arc::clone(&named.file), name: &named.name }, module.cmdline.as_str())
+        })
+        .collect();
+    let fw_cfg = opened.fw_cfg.iter().zip(&spec.boot.fw_cfg).map(|(named, it)| {
+        let text = it.string.as_deref().unwrap_or_default();
+        (it.name.as_str(), input(named).ok_or(text))
+    });
     boot::load(&boot::Request {
         kernel: input(&opened.kernel),
         initrd: input(&opened.initrd),
         firmware: input(&opened.firmware),
+        modules,
+        fw_cfg: fw_cfg.collect(),
         cmdline: &spec.boot.cmdline,
         protocol: spec.boot.protocol,
         unpack: spec.boot.unpack,
@@ -179,7 +191,9 @@ fn check_level(boot: &BootState) -> Result<(), Error> {
 /// Whether standard input is what the guest boots from (`fd:0`), and so nothing to type into its console.
 fn boots_from_stdin(spec: &VmSpec) -> bool {
     let boot = &spec.boot;
-    [&boot.kernel, &boot.initrd, &boot.firmware].contains(&&Some(FileRef::Fd(0)))
+    let files = [&boot.kernel, &boot.initrd, &boot.firmware].into_iter().flatten();
+    let more = boot.fw_cfg.iter().filter_map(|it| it.file.as_ref());
+    files.chain(boot.modules.iter().map(|it| &it.file)).chain(more).any(|file| *file == FileRef::Fd(0))
 }
 
 /// Only Linux is entered by its own protocol, or comes as a `bzImage`.

@@ -11,7 +11,7 @@ use abi::layout;
 use kvm_bindings::CpuId;
 use serde::{Deserialize, Serialize};
 
-use crate::boot::firmware::NameError;
+use crate::boot::firmware::FileError;
 use crate::boot::{BootCpu, BootState};
 use crate::config::{MachineKind, VmSpec};
 use crate::cpuid;
@@ -64,7 +64,7 @@ pub enum Error {
         /// Its name.
         name: &'static str,
         /// What is wrong with it.
-        problem: NameError,
+        problem: FileError,
     },
     /// Too many of something.
     #[error(transparent)]

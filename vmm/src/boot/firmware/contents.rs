@@ -83,9 +83,12 @@ impl Content {
     }
 }
 
-/// A name that no file can have, or one that another has already.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NameError {
+/// A file that cannot be given.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// It cannot be read.
+    #[error("{0}")]
+    Read(#[from] io::Error),
     /// Longer than the directory has room for.
     #[error("a name has 1 to {NAME_MAX} bytes without NUL")]
     Form,
@@ -113,13 +116,13 @@ impl Contents {
     }
 
     /// Adds a file.
-    pub fn file(&mut self, file: &str, content: impl Into<Content>) -> Result<(), NameError> {
+    pub fn file(&mut self, file: &str, content: impl Into<Content>) -> Result<(), FileError> {
         if file.is_empty() || file.len() > NAME_MAX || file.contains('\0') {
-            return Err(NameError::Form);
+            return Err(FileError::Form);
         }
         let file = name(file);
         if self.files.iter().any(|(other, _)| *other == file) {
-            return Err(NameError::Taken);
+            return Err(FileError::Taken);
         }
         self.files.push((file, content.into()));
         Ok(())
@@ -189,9 +192,9 @@ mod tests {
         let mut contents = Contents::default();
         contents.file("etc/one", vec![1]).unwrap();
         contents.file("opt/two", vec![2; 300]).unwrap();
-        assert_eq!(contents.file("etc/one", vec![]), Err(NameError::Taken));
-        assert_eq!(contents.file("", vec![]), Err(NameError::Form));
-        assert_eq!(contents.file(&"x".repeat(56), vec![]), Err(NameError::Form));
+        assert!(matches!(contents.file("etc/one", vec![]), Err(FileError::Taken)));
+        assert!(matches!(contents.file("", vec![]), Err(FileError::Form)));
+        assert!(matches!(contents.file(&"x".repeat(56), vec![]), Err(FileError::Form)));
         contents.list_files();
         let mut directory = [0; 4 + 2 * 64];
         contents.get(0x19).unwrap().read(0, &mut directory).unwrap();

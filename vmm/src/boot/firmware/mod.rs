@@ -24,7 +24,7 @@ use super::read::ReadAt;
 use super::{BootCpu, BootState, FilePart, Input, MemoryWrite, Request, bzimage, kernel, read};
 use crate::config::Protocol;
 use archive::archive;
-pub use contents::{Content, Contents, NameError, Part};
+pub use contents::{Content, Contents, FileError, Part};
 use linux::Linux;
 
 /// What a ROM's size is a multiple of.
@@ -54,6 +54,14 @@ pub(super) fn load(input: &Input<'_>, request: &Request<'_>) -> Result<BootState
         Some(kernel) => give(kernel, request, &mut contents)?,
         None => Vec::new(),
     };
+    for (name, source) in &request.fw_cfg {
+        let content = match source {
+            Ok(input) => whole(input).map(Content::from),
+            Err(text) => Ok(text.as_bytes().to_vec().into()),
+        };
+        let problem = |problem| Error::FwCfg { name: (*name).to_owned(), problem };
+        contents.file(name, content.map_err(|e| problem(e.into()))?).map_err(problem)?;
+    }
     let loaded_bytes = writes.iter().map(MemoryWrite::len).sum();
     let firmware = Some(Firmware { rom, contents });
     Ok(BootState { writes, firmware, cpu: BootCpu::Reset, loaded_bytes, kernel: None })
@@ -87,6 +95,7 @@ fn give(
     contents.set(key::CMDLINE_DATA, cmdline.clone());
     let limit = request.ram.low().end() - TABLES_LEN;
     let mut writes = Vec::new();
+    let mut modules = Vec::new();
     match kind {
         Kind::Linux => {
             let linux = Linux::parse(input).map_err(named)?;
@@ -106,9 +115,17 @@ fn give(
             let part = whole(input).map_err(|e| named(e.into()))?;
             files.extend([(KERNEL, part.into()), (CMDLINE, cmdline.into())]);
             if let Some(initrd) = &request.initrd {
-                files.extend(archive(vec![(super::initrd_part(initrd)?, "")]).map(|it| (MODULES, it)));
+                modules.push((super::initrd_part(initrd)?, ""));
             }
         }
+    }
+    for (input, cmdline) in &request.modules {
+        let part = whole(input).map_err(|source| Error::Module { name: input.name.to_owned(), source })?;
+        modules.push((part, *cmdline));
+    }
+    if !modules.is_empty() {
+        let (count, len) = (modules.len(), modules.iter().map(|(_, cmdline)| cmdline.len()).sum());
+        files.push((MODULES, archive(modules).ok_or(Error::Modules { count, len })?));
     }
     for (name, content) in files {
         contents.file(name, content).map_err(|problem| Error::FwCfg { name: name.to_owned(), problem })?;
