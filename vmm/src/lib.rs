@@ -13,6 +13,8 @@ pub mod acpi;
 
 pub mod memory;
 
+pub mod disk;
+
 pub mod boot;
 
 pub mod kvm;

@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use rustix::fs::{FileType, fstat};
 
-use crate::config::{ConsoleSpec, FileRef, VmSpec};
+use crate::config::{ConsoleSpec, FileRef, Overlay, VmSpec};
 use crate::devices::console::Sink;
+use crate::disk;
 use crate::machine::Attachment;
 
 /// A file that is not what it has to be.
@@ -35,6 +36,9 @@ pub enum Error {
         /// The flag that has it already.
         other: &'static str,
     },
+    /// A disk image that cannot be one.
+    #[error("--disk {0}")]
+    Disk(#[from] disk::Error),
     /// It is a folder, a pipe, a device: something without a beginning and a length.
     #[error("{flag} {name}: not a regular file")]
     NotRegular {
@@ -83,7 +87,7 @@ impl Opened {
         let mut read = |flag, source: Option<&FileRef>| {
             let named = source.map(|s| readable(flag, s)).transpose()?;
             taken.extend(named.as_ref().and_then(|named| identity(&named.file)).map(|id| (flag, id)));
-            Ok(named)
+            Ok::<_, Error>(named)
         };
         let boot = &spec.boot;
         let modules = boot.modules.iter().filter_map(|it| read("--module", Some(&it.file)).transpose());
@@ -98,8 +102,8 @@ impl Opened {
                 .iter()
                 .map(|it| read("--fw-cfg", it.file.as_ref()))
                 .collect::<Result<_, _>>()?,
+            devices: devices::open(&spec.devices, &mut taken)?,
             console: console(&spec.console, &mut taken)?,
-            devices: devices::open(&spec.devices)?,
             result: spec.result.as_ref().map(|path| writable("--result", path, &mut taken)).transpose()?,
         })
     }
@@ -118,7 +122,11 @@ fn check_descriptors(spec: &VmSpec) -> Result<(), Error> {
     ];
     let modules = boot.modules.iter().map(|it| ("--module", Some(&it.file)));
     let files = boot.fw_cfg.iter().map(|it| ("--fw-cfg", it.file.as_ref()));
-    for (flag, file) in all.into_iter().chain(modules).chain(files) {
+    let disks = spec.devices.disks.iter().flat_map(|disk| {
+        let overlay = if let Some(Overlay::File(file)) = &disk.overlay { Some(file) } else { None };
+        [("--disk", Some(&disk.path)), ("--disk", overlay)]
+    });
+    for (flag, file) in all.into_iter().chain(modules).chain(files).chain(disks) {
         if let Some(file @ FileRef::Fd(_)) = file {
             file.open().map_err(|source| Error::Open { flag, name: file.to_string(), source })?;
         }

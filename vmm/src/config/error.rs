@@ -74,6 +74,12 @@ pub enum ValueError {
     /// A device whose options make none.
     #[error("{}", OneLine(.0))]
     Pairs(String),
+    /// Not the serial number of a disk.
+    #[error("`{}` is no serial number: write at most {max} ASCII characters", OneLine(.0), max = super::Serial::MAX)]
+    Serial(String),
+    /// Not the size of a disk's blocks.
+    #[error("`{}` is no size of blocks: give a power of two from 512 to 2M, such as 4096 or 4K", OneLine(.0))]
+    BlockSize(String),
     /// Neither `on` nor `off`.
     #[error("`{}` is neither on nor off: write one of them", OneLine(.0))]
     Switch(String),

@@ -79,6 +79,32 @@ impl FileRef {
         }
     }
 
+    /// Opens a disk image. A descriptor is duplicated, and has to be open in the way that is asked for.
+    pub fn open_image(&self, writes: bool, direct: bool) -> io::Result<File> {
+        let flags = if direct { libc::O_DIRECT } else { 0 };
+        match self {
+            Self::Path(path) => {
+                let mut options = File::options();
+                options.read(true).write(writes).custom_flags(flags | libc::O_NONBLOCK | libc::O_NOCTTY);
+                options.open(path)
+            }
+            Self::Fd(fd) => {
+                let file = duplicate(*fd)?;
+                let found = fcntl_getfl(&file)?;
+                let (wants, how) = if writes { (OFlags::RDWR, "and written") } else { (OFlags::RDONLY, "") };
+                if found & OFlags::ACCMODE != OFlags::RDWR && found & OFlags::ACCMODE != wants {
+                    return Err(io::Error::other(format!("is not open to be read {how}")));
+                }
+                if direct && !found.contains(OFlags::DIRECT) {
+                    return Err(io::Error::other(
+                        "is not open with O_DIRECT: open it so, or leave out direct",
+                    ));
+                }
+                Ok(file)
+            }
+        }
+    }
+
     /// The path's extension, if it is a path and has one.
     pub(super) fn extension(&self) -> Option<&OsStr> {
         match self {

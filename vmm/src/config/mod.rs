@@ -9,6 +9,7 @@
 //! A single value is checked where it is read, so that the message can say where it stands; [`RawConfig`] thus
 //! holds valid values only, and [`RawConfig::into_spec`] is left with defaults and what concerns several.
 
+mod disk;
 mod error;
 mod file_ref;
 mod firecracker;
@@ -28,6 +29,7 @@ mod spec;
 mod tests;
 mod value;
 
+pub use disk::{BlockSize, CacheMode, DiskConfig, DiskFormat, Overlay, Serial};
 pub use error::{Error, Place, ValueError};
 pub use file_ref::FileRef;
 pub use firmware::{FwCfgFile, ModuleConfig};

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::value::switch;
 use super::{
-    Cmdline, ConsoleSpec, Cpus, FileRef, FwCfgFile, Kaslr, MachineKind, ModuleConfig, Nanoseconds, Protocol,
-    RawMemory, RngConfig, TimelineMode, TransportKind, pairs,
+    Cmdline, ConsoleSpec, Cpus, DiskConfig, FileRef, FwCfgFile, Kaslr, MachineKind, ModuleConfig,
+    Nanoseconds, Protocol, RawMemory, RngConfig, TimelineMode, TransportKind, pairs,
 };
 
 /// The configuration of a VM. Every key has the name of its flag of `jiffy run`, and what is left out has the
@@ -116,6 +116,27 @@ pub struct RawConfig {
     #[arg(long, value_name = "TRANSPORT", help_heading = "Devices")]
     pub transport: Option<TransportKind>,
 
+    /// Give the guest a disk; may be repeated
+    ///
+    /// Options:
+    ///   readonly                     the guest may only read
+    ///   format=raw|qcow2             what the image is [default: by its name, qcow2 or raw]
+    ///   overlay=tmp|FILE             write there instead of to the image, which many VMs can share;
+    ///                                tmp is gone with the VM, FILE is kept (qcow2)
+    ///   cache=writeback|writethrough|unsafe
+    ///                                whether the guest has to flush, need not, or cannot
+    ///   direct                       leave out the host's page cache
+    ///   queues=N                     number of queues [default: 1]
+    ///   serial=TEXT                  serial number
+    ///   physical-block-size=SIZE     what the guest had best write at once
+    ///   bandwidth=RATE, ops=RATE     limits in bytes and in requests: 10M, 1M/100ms, 10M+100M
+    ///   transport=mmio|pci           how the guest reaches it
+    #[arg(long, value_name = "path=FILE[,OPTION…]", help_heading = "Devices", verbatim_doc_comment,
+          value_parser = pairs::parse::<DiskConfig>)]
+    #[serde(default, deserialize_with = "pairs::many", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<super::schema::Device<DiskConfig>>")]
+    pub disk: Vec<DiskConfig>,
+
     /// Give the guest random numbers of the host
     ///
     /// Options: transport=mmio|pci
@@ -165,6 +186,7 @@ impl RawConfig {
             machine,
             invtsc,
             transport,
+            disk,
             rng,
             console,
             timeline,
@@ -189,6 +211,7 @@ impl RawConfig {
             machine: machine.or(other.machine),
             invtsc: invtsc.or(other.invtsc),
             transport: transport.or(other.transport),
+            disk: if disk.is_empty() { other.disk } else { disk },
             rng: rng.or(other.rng),
             console: console.or(other.console),
             timeline: timeline.or(other.timeline),

@@ -53,7 +53,11 @@ impl RawConfig {
             cpus: self.cpus.unwrap_or(Cpus::ONE).get(),
             memory: memory(self.memory.unwrap_or_default())?,
             machine: self.machine.unwrap_or_default(),
-            devices: DevicesSpec { transport: self.transport.unwrap_or_default(), rng: self.rng },
+            devices: DevicesSpec {
+                transport: self.transport.unwrap_or_default(),
+                disks: self.disk,
+                rng: self.rng,
+            },
             console: self.console.unwrap_or_default(),
             timeline: self.timeline.unwrap_or_default(),
             timeline_origin: self.timeline_origin.map(super::Nanoseconds::get),
@@ -76,7 +80,7 @@ impl RawConfig {
             result,
             invtsc,
         } = spec;
-        let DevicesSpec { transport, rng } = devices;
+        let DevicesSpec { transport, disks, rng } = devices;
         let BootSpec { kernel, initrd, cmdline, firmware, modules, fw_cfg, protocol, unpack, kaslr } = boot;
         let MemorySpec { size, huge, prealloc, shared } = memory;
         Ok(Self {
@@ -99,6 +103,7 @@ impl RawConfig {
             machine: Some(*machine),
             invtsc: Some(*invtsc),
             transport: Some(*transport),
+            disk: disks.clone(),
             rng: rng.clone(),
             console: Some(console.clone()),
             timeline: Some(*timeline),

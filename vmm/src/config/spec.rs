@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{FileRef, FwCfgFile, ModuleConfig, RngConfig};
+use super::{DiskConfig, FileRef, FwCfgFile, ModuleConfig, RngConfig};
 
 /// All that determines a VM.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -161,6 +161,8 @@ pub enum MachineKind {
 pub struct DevicesSpec {
     /// How the guest reaches them, where a device does not say otherwise.
     pub transport: TransportKind,
+    /// Its disks.
+    pub disks: Vec<DiskConfig>,
     /// Its entropy device.
     pub rng: Option<RngConfig>,
 }

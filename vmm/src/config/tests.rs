@@ -1,6 +1,7 @@
 //! Configuration files, good and bad.
 
 use std::fmt::Write;
+use std::num::NonZeroU8;
 
 use clap::ValueEnum;
 use proptest::prelude::*;
@@ -176,13 +177,36 @@ fn transports() -> impl Strategy<Value = TransportKind> + Clone {
 }
 
 prop_compose! {
+    fn disks()(
+        path in files(),
+        readonly: bool,
+        format in prop::sample::select(vec![None, Some(DiskFormat::Raw), Some(DiskFormat::Qcow2)]),
+        overlay in prop::option::of(prop_oneof![Just(Overlay::Tmp), files().prop_map(Overlay::File)]),
+        cache in prop::sample::select(vec![CacheMode::Writeback, CacheMode::Writethrough, CacheMode::Unsafe]),
+        direct: bool,
+        queues in any::<u8>().prop_map(NonZeroU8::new),
+        serial in prop::option::of("[ -~]{0,20}".prop_map(|text| text.parse().unwrap())),
+        physical_block_size in prop::option::of((9_u32..=21).prop_map(|bits| (1 << bits).to_string().parse().unwrap())),
+        rates in prop::option::of((1_u64.., 1_u64..1 << 40, any::<u64>())),
+        transport in prop::option::of(transports()),
+    ) -> DiskConfig {
+        let bucket = rates.map(|(size, refill_time, one_time_burst)| TokenBucket { size, refill_time, one_time_burst });
+        DiskConfig {
+            path, readonly, format, overlay, cache, direct, queues, serial, physical_block_size, transport,
+            bandwidth: bucket, ops: bucket,
+        }
+    }
+}
+
+prop_compose! {
     fn devices()(
         transport in transports(),
+        disks in prop::collection::vec(disks(), 0..3),
         rng in prop::option::of(
             prop::option::of(transports()).prop_map(|transport| RngConfig { transport }),
         ),
     ) -> DevicesSpec {
-        DevicesSpec { transport, rng }
+        DevicesSpec { transport, disks, rng }
     }
 }
 

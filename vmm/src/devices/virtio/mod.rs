@@ -10,6 +10,7 @@
 //! A device is a [`VirtioDevice`]. Everything about registers, feature negotiation, rings, interrupts, reset and
 //! the transport's saved state is the [core's](transport::Core).
 
+mod block;
 mod context;
 mod entropy;
 pub mod queue;
@@ -17,6 +18,7 @@ pub mod queue;
 pub mod testing;
 pub mod transport;
 
+pub use block::{Block, Options as BlockOptions};
 pub use context::{Context, Descriptors, Rings};
 pub use entropy::Entropy;
 pub use queue::{Chain, Error, Queue};

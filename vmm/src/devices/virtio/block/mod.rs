@@ -1,0 +1,258 @@
+//! The block device (5.2): requests of the driver become operations on a [disk](crate::disk).
+
+mod config;
+mod flight;
+mod request;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+
+use event_manager::EventSet;
+use serde::{Deserialize, Serialize};
+use zerocopy::IntoBytes;
+
+use super::{Chain, Context, DeviceKind, Error, Rings, VirtioDevice, read_bytes};
+use crate::devices::rate::{RateLevels, RateLimiter};
+use crate::disk::{Backend, Geometry};
+use crate::state::{self, Saved};
+use config::{Config, feature};
+use flight::Flights;
+pub use request::ID_LEN;
+use request::{Request, Status, Work};
+
+/// Descriptors of a queue: as many as a request of 1 MiB in scattered pages needs, and some more.
+const QUEUE_SIZE: u16 = 512;
+/// Buffers of data in one request: all descriptors but those for header and status.
+const SEG_MAX: u16 = QUEUE_SIZE - 2;
+
+/// The most requests that go on in the background at once; more wait in their queues.
+pub const MAX_FLIGHTS: usize = 256;
+
+/// Token of the event that the disk has ended something that went on in the background.
+const DISK: u32 = 0;
+/// Token of the event that the rate limiter lets requests through again.
+const LIMITER: u32 = 1;
+
+/// What a block device is, beside its disk.
+#[derive(Debug)]
+pub struct Options {
+    /// Queues, 1 or more.
+    pub queues: u16,
+    /// What `VIRTIO_BLK_T_GET_ID` gives, NUL-padded.
+    pub id: [u8; ID_LEN],
+    /// Whether the guest is told of a cache that it has to flush. Without, each write is durable when it is done, or
+    /// (`sync: false`) none is.
+    pub writeback: bool,
+    /// Whether durability is kept at all.
+    pub sync: bool,
+    /// How much the guest may do.
+    pub limiter: Option<RateLimiter>,
+}
+
+/// A block device.
+pub struct Block {
+    disk: Box<dyn Backend>,
+    options: Options,
+    geometry: Geometry,
+    config: Config,
+    queue_sizes: Vec<u16>,
+    flights: Flights,
+}
+
+/// What is in flight is drained, and the rest is configuration.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct BlockState {
+    limiter: Option<RateLevels>,
+}
+
+impl Saved for BlockState {
+    const NAME: &'static str = "block device";
+    const VERSION: u16 = 1;
+}
+
+impl Block {
+    /// A device on `disk`.
+    #[must_use]
+    pub fn new(disk: Box<dyn Backend>, options: Options) -> Self {
+        let geometry = disk.geometry();
+        let queues = options.queues.max(1);
+        Self {
+            config: Config::new(&geometry, SEG_MAX, queues),
+            geometry,
+            disk,
+            options,
+            queue_sizes: vec![QUEUE_SIZE; queues.into()],
+            flights: Flights::default(),
+        }
+    }
+
+    /// Begins what a chain asks for, and gives it back if that was done at once.
+    fn begin<'m>(&mut self, rings: &mut Rings<'m>, queue: u16, chain: Chain<'m>) -> Result<(), Error> {
+        let head = chain.head;
+        let request = Request::parse(chain)?;
+        if let Some(limiter) = &mut self.options.limiter {
+            limiter.charge(request.data_len());
+        }
+        let durable = self.options.sync && !rings.has(feature::FLUSH);
+        let status = match request.work(&self.geometry, durable) {
+            Work::Disk(operation) => {
+                let id = self.flights.next();
+                match self.disk.start(id, &operation) {
+                    Some(result) => {
+                        flight::mark_dirty(&operation);
+                        status_of(&result)
+                    }
+                    None => {
+                        let written = request.written();
+                        let answer = request.into_answer();
+                        self.flights.take_off(id, queue, head, written, answer, rings.memory());
+                        return Ok(());
+                    }
+                }
+            }
+            Work::Identify(to) => {
+                let mut id: &[u8] = &self.options.id;
+                for buffer in to {
+                    let len = buffer.len().min(id.len());
+                    buffer.copy_from(&id[..len]);
+                    id = &id[len..];
+                }
+                Status::Ok
+            }
+            Work::Refuse(status) => status,
+        };
+        request.answer(status);
+        let written = if status == Status::Ok { request.written() } else { 1 };
+        rings.push(queue, head, written)
+    }
+
+    /// Gives back what has ended in the background.
+    fn land(&mut self, rings: &mut Rings<'_>) -> Result<(), Error> {
+        let was_full = self.flights.len() >= MAX_FLIGHTS;
+        let mut landed = false;
+        while let Some((id, result)) = self.disk.completed() {
+            let Some(flight) = self.flights.land(id) else { continue };
+            let (queue, head, written) = flight.end(status_of(&result));
+            rings.push(queue, head, written)?;
+            landed = true;
+        }
+        if landed {
+            for queue in 0..self.options.queues {
+                rings.notify(queue)?;
+                if was_full {
+                    rings.again(queue);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether one more request may begin. If not, its queue is looked at again when it may.
+    fn admits(&mut self) -> bool {
+        self.flights.len() < MAX_FLIGHTS && self.options.limiter.as_mut().is_none_or(RateLimiter::admits)
+    }
+}
+
+impl VirtioDevice for Block {
+    fn kind(&self) -> DeviceKind {
+        DeviceKind::Block
+    }
+
+    fn features(&self) -> u64 {
+        let mut bits = vec![feature::SEG_MAX, feature::BLK_SIZE, feature::TOPOLOGY];
+        if self.geometry.readonly {
+            bits.push(feature::RO);
+        } else {
+            bits.extend([feature::DISCARD, feature::WRITE_ZEROES]);
+        }
+        if self.options.writeback {
+            bits.push(feature::FLUSH);
+        }
+        if self.options.queues > 1 {
+            bits.push(feature::MQ);
+        }
+        bits.into_iter().fold(0, |bits, bit| bits | 1 << bit)
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &self.queue_sizes
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        read_bytes(self.config.as_bytes(), offset, data);
+    }
+
+    fn activate(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
+        if let Some(ready) = self.disk.ready() {
+            // Without it, what ends in the background is seen at the next request only.
+            let _ = cx.watch(&ready, DISK, EventSet::IN | EventSet::EDGE_TRIGGERED);
+        }
+        if let Some(limiter) = &self.options.limiter {
+            let _ = cx.watch(limiter, LIMITER, EventSet::IN | EventSet::EDGE_TRIGGERED);
+        }
+        Ok(())
+    }
+
+    fn process_queue(&mut self, cx: &mut Context<'_>, queue: u16) -> Result<(), Error> {
+        let mut left = QUEUE_SIZE;
+        loop {
+            if left == 0 {
+                cx.again(queue);
+                break;
+            }
+            if !self.admits() {
+                break;
+            }
+            match cx.pop(queue)? {
+                Some(chain) => {
+                    self.begin(cx, queue, chain)?;
+                    left -= 1;
+                }
+                None if cx.listen(queue)? => {}
+                None => break,
+            }
+        }
+        // What cannot be handed over now is handed over with the next.
+        let _ = self.disk.submit();
+        self.land(cx)?;
+        cx.notify(queue)
+    }
+
+    fn process_event(&mut self, cx: &mut Context<'_>, token: u32, _events: EventSet) -> Result<(), Error> {
+        match (token, &self.options.limiter) {
+            (LIMITER, Some(limiter)) => {
+                limiter.acknowledge();
+                (0..self.options.queues).for_each(|queue| cx.again(queue));
+                Ok(())
+            }
+            _ => self.land(cx),
+        }
+    }
+
+    fn drain(&mut self, rings: &mut Rings<'_>) {
+        // A driver that broke its rings gets nothing back, but what it began has ended.
+        while self.flights.len() > 0 {
+            let _ = self.disk.submit();
+            let _ = self.disk.wait();
+            let _ = self.land(rings);
+        }
+    }
+
+    fn save(&self) -> Vec<u8> {
+        let limiter = self.options.limiter.as_ref().map(RateLimiter::save);
+        state::encode(&BlockState { limiter })
+    }
+
+    fn restore(&mut self, saved: &[u8]) -> Result<(), state::Error> {
+        let BlockState { limiter } = state::decode(saved)?;
+        if let (Some(limiter), Some(levels)) = (&mut self.options.limiter, limiter) {
+            limiter.restore(&levels);
+        }
+        Ok(())
+    }
+}
+
+fn status_of(result: &io::Result<()>) -> Status {
+    if result.is_ok() { Status::Ok } else { Status::IoErr }
+}

@@ -1,0 +1,206 @@
+//! Requests of a block device (5.2.6): from a chain of buffers to an operation on the disk.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, little_endian as le};
+
+use super::super::{Chain, Error};
+use crate::disk::{Geometry, Operation, SECTOR};
+use crate::memory::Slice;
+
+/// Bytes of the string that `VIRTIO_BLK_T_GET_ID` asks for.
+pub const ID_LEN: usize = 20;
+/// The most sectors that one request may discard or zero, so that no request keeps others waiting for long.
+pub const MAX_ZERO_SECTORS: u32 = 1 << 19;
+
+/// The driver may discard with this flag of a request to write zeroes.
+const WRITE_ZEROES_UNMAP: u32 = 1;
+
+/// The first bytes of each request.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Header {
+    /// What is to be done.
+    pub kind: le::U32,
+    reserved: le::U32,
+    /// Where, for reads and writes.
+    pub sector: le::U64,
+}
+
+const _: () = assert!(size_of::<Header>() == 16);
+
+/// What a request to discard or to write zeroes is about.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Range {
+    sector: le::U64,
+    num_sectors: le::U32,
+    flags: le::U32,
+}
+
+const _: () = assert!(size_of::<Range>() == 16);
+
+/// `virtio_blk_req.type`.
+pub mod kind {
+    pub const IN: u32 = 0;
+    pub const OUT: u32 = 1;
+    pub const FLUSH: u32 = 4;
+    pub const GET_ID: u32 = 8;
+    pub const DISCARD: u32 = 11;
+    pub const WRITE_ZEROES: u32 = 13;
+}
+
+/// How a request ended: `virtio_blk_req.status`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Status {
+    /// `VIRTIO_BLK_S_OK`
+    Ok = 0,
+    /// `VIRTIO_BLK_S_IOERR`
+    IoErr = 1,
+    /// `VIRTIO_BLK_S_UNSUPP`
+    Unsupp = 2,
+}
+
+/// A request, taken apart.
+#[derive(Debug)]
+pub struct Request<'m> {
+    header: (u32, u64),
+    /// What the driver sends, after the header.
+    out: Vec<Slice<'m>>,
+    first_out: usize,
+    /// Where data for the driver goes.
+    data: Vec<Slice<'m>>,
+    /// The byte that the status goes to.
+    status: Slice<'m>,
+}
+
+/// What a request comes to.
+#[derive(Debug)]
+pub enum Work<'a> {
+    /// This is to be done.
+    Disk(Operation<'a>),
+    /// The disk's identifier is to be written.
+    Identify(&'a [Slice<'a>]),
+    /// Nothing is done.
+    Refuse(Status),
+}
+
+impl<'m> Request<'m> {
+    /// Takes a chain apart. However its bytes are spread over buffers (2.7.4), the first sixteen that the driver sends
+    /// are the header, and the last that it is sent is the status.
+    pub fn parse(chain: Chain<'m>) -> Result<Self, Error> {
+        let Chain { readable: mut out, writable: mut data, .. } = chain;
+        let mut header = [0; size_of::<Header>()];
+        let (mut filled, mut first_out) = (0, 0);
+        while filled < header.len() {
+            let Some(buffer) = out.get_mut(first_out) else {
+                return Err(Error::Request("a block request is shorter than its header"));
+            };
+            let take = buffer.len().min(header.len() - filled);
+            buffer.copy_to(&mut header[filled..filled + take]);
+            filled += take;
+            if take == buffer.len() {
+                first_out += 1;
+            } else {
+                *buffer = buffer.offset(take).map_err(|_| Error::Request("a buffer ends before its end"))?;
+            }
+        }
+        let status = loop {
+            let Some(last) = data.pop() else {
+                return Err(Error::Request("a block request has no room for its status"));
+            };
+            if let Some(len) = last.len().checked_sub(1) {
+                let part = |from, len| {
+                    last.subslice(from, len).map_err(|_| Error::Request("a buffer ends before its end"))
+                };
+                if len > 0 {
+                    data.push(part(0, len)?);
+                }
+                break part(len, 1)?;
+            }
+        };
+        let header = Header::read_from_bytes(&header).map_err(|_| Error::Request("no header"))?;
+        Ok(Self { header: (header.kind.get(), header.sector.get()), out, first_out, data, status })
+    }
+
+    /// What is to be done on a disk of this geometry.
+    pub fn work(&self, geometry: &Geometry, durable: bool) -> Work<'_> {
+        let (kind, sector) = self.header;
+        let out = &self.out[self.first_out..];
+        let transfer = |buffers: &[Slice<'_>]| {
+            let len = buffers.iter().map(|buffer| buffer.len() as u64).sum();
+            place(geometry, sector, len)
+        };
+        let refuse = Work::Refuse(Status::IoErr);
+        match kind {
+            kind::IN => match transfer(&self.data) {
+                Some(offset) => Work::Disk(Operation::Read { offset, to: &self.data }),
+                None => refuse,
+            },
+            kind::OUT if geometry.readonly => refuse,
+            kind::OUT => match transfer(out) {
+                Some(offset) => Work::Disk(Operation::Write { offset, from: out, durable }),
+                None => refuse,
+            },
+            kind::FLUSH => Work::Disk(Operation::Flush),
+            kind::GET_ID => Work::Identify(&self.data),
+            kind::DISCARD | kind::WRITE_ZEROES if geometry.readonly => refuse,
+            kind::DISCARD | kind::WRITE_ZEROES => range(geometry, out, kind),
+            _ => Work::Refuse(Status::Unsupp),
+        }
+    }
+
+    /// Bytes of data in both directions.
+    pub fn data_len(&self) -> u64 {
+        self.out[self.first_out..].iter().chain(&self.data).map(|buffer| buffer.len() as u64).sum()
+    }
+
+    /// Bytes that the driver is sent when all goes well, the status among them.
+    pub fn written(&self) -> u32 {
+        let data: usize = self.data.iter().map(Slice::len).sum();
+        u32::try_from(data).map_or(u32::MAX, |len| len.saturating_add(1))
+    }
+
+    /// Where data for the driver goes, and the byte for the status.
+    pub fn into_answer(self) -> (Vec<Slice<'m>>, Slice<'m>) {
+        (self.data, self.status)
+    }
+
+    /// Tells the driver how it ended.
+    pub fn answer(&self, status: Status) {
+        self.status.copy_from(&[status as u8]);
+    }
+}
+
+/// The offset in bytes of `len` bytes at `sector`, if they are whole blocks of the disk.
+fn place(geometry: &Geometry, sector: u64, len: u64) -> Option<u64> {
+    let offset = sector.checked_mul(SECTOR)?;
+    let end = offset.checked_add(len)?;
+    let whole = (offset | len).is_multiple_of(geometry.logical_block.into());
+    (whole && end <= geometry.size).then_some(offset)
+}
+
+fn range<'a>(geometry: &Geometry, out: &[Slice<'_>], kind: u32) -> Work<'a> {
+    let mut bytes = [0; size_of::<Range>()];
+    let mut filled = 0;
+    for buffer in out {
+        // One range is what the device offers to take.
+        if buffer.len() > bytes.len() - filled {
+            return Work::Refuse(Status::IoErr);
+        }
+        buffer.copy_to(&mut bytes[filled..]);
+        filled += buffer.len();
+    }
+    let Ok(range) = Range::read_from_bytes(&bytes[..filled]) else { return Work::Refuse(Status::IoErr) };
+    let (sectors, flags) = (range.num_sectors.get(), range.flags.get());
+    let known = if kind == kind::WRITE_ZEROES { WRITE_ZEROES_UNMAP } else { 0 };
+    if flags & !known != 0 {
+        return Work::Refuse(Status::Unsupp);
+    }
+    let len = u64::from(sectors) * SECTOR;
+    match place(geometry, range.sector.get(), len) {
+        Some(_) if sectors > MAX_ZERO_SECTORS => Work::Refuse(Status::IoErr),
+        Some(offset) if kind == kind::DISCARD => Work::Disk(Operation::Discard { offset, len }),
+        Some(offset) => Work::Disk(Operation::WriteZeroes { offset, len, unmap: flags != 0 }),
+        None => Work::Refuse(Status::IoErr),
+    }
+}

@@ -1,0 +1,82 @@
+//! What can be wrong with a disk image. The name of the image is part of each message.
+
+use std::io;
+
+/// An image that cannot be a disk.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It cannot be opened.
+    #[error("{name}: {source}")]
+    Open {
+        /// Its path or descriptor.
+        name: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A folder, a pipe, a terminal.
+    #[error("{0}: neither a regular file nor a block device")]
+    NoDisk(String),
+    /// Somebody holds a lock on it.
+    #[error("{name}: is in use by {}", if *.writes { "another program: end that, or use overlay=…, which does not write to it" } else { "another program that writes to it: end that first" })]
+    Locked {
+        /// Its path or descriptor.
+        name: String,
+        /// Whether we would write to it.
+        writes: bool,
+    },
+    /// Bytes that fill no sector.
+    #[error(
+        "{name}: {size} bytes are no whole number of {block}-byte blocks, so it is empty or was cut short \
+         (`truncate -s %{block} {name}` fills it up)"
+    )]
+    Size {
+        /// Its path or descriptor.
+        name: String,
+        /// Its bytes.
+        size: u64,
+        /// Bytes of a block.
+        block: u32,
+    },
+    /// A raw image that begins as a qcow2 image does.
+    #[error("{0}: begins like a qcow2 image: say format=qcow2, or format=raw if a guest put that there")]
+    Ambiguous(String),
+    /// A qcow2 image that cannot be read.
+    #[error("{name}: {reason}")]
+    Qcow2 {
+        /// Its path or descriptor.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Its chain of backing files comes back to a file that is in it.
+    #[error("{0}: its chain of backing files is a loop")]
+    Loop(String),
+    /// Its chain of backing files has no end.
+    #[error("{name}: has more than {limit} backing files in a chain: merge some of them (`qemu-img rebase`)")]
+    TooDeep {
+        /// The image that is one too many.
+        name: String,
+        /// The limit.
+        limit: usize,
+    },
+    /// A backing file that cannot be used.
+    #[error("backing file of {of}: {source}")]
+    Backing {
+        /// The image that names it.
+        of: String,
+        /// What is wrong with it.
+        source: Box<Error>,
+    },
+    /// An overlay of another disk.
+    #[error(
+        "{name}: this overlay is of a disk of {overlay} bytes, the base has {base}: give the base it was made for, or another FILE"
+    )]
+    OverlaySize {
+        /// The overlay.
+        name: String,
+        /// Its size in bytes.
+        overlay: u64,
+        /// The base's.
+        base: u64,
+    },
+}

@@ -1,0 +1,200 @@
+//! From a path or a descriptor to a disk.
+
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, StatxFlags, fstat, ioctl_blkpbszget, ioctl_blksszget, statx,
+};
+
+use super::segments::AlignedBuffer;
+use super::{Backend, Error, Geometry, Raw, SECTOR, lock, qcow2};
+use crate::config::{BlockSize, DiskConfig, DiskFormat, FileRef, Overlay};
+
+/// The most backing files under one image.
+pub const MAX_CHAIN: usize = 64;
+/// What qcow2 images begin with.
+const QCOW2_MAGIC: [u8; 4] = *b"QFI\xfb";
+
+/// Opens the disk that `spec` describes, and adds all that it stands on to `chain`.
+pub fn open(spec: &DiskConfig, chain: &mut Chain) -> Result<Box<dyn Backend>, Error> {
+    let base_is_read = spec.readonly || spec.overlay.is_some();
+    let base = Opened::new(&spec.path, !base_is_read, spec.direct, chain)?;
+    let format = base.format(spec.format)?;
+    match (&spec.overlay, format) {
+        (None, DiskFormat::Raw) => base.into_raw(spec),
+        (None, DiskFormat::Qcow2) => Ok(Box::new(qcow2::Disk::new(base, !spec.readonly, chain)?)),
+        (Some(overlay), format) => {
+            let overlay = match overlay {
+                Overlay::Tmp => Opened::temporary(chain)?,
+                Overlay::File(file) => Opened::create(file, spec.direct, chain)?,
+            };
+            Ok(Box::new(qcow2::Disk::over(base, format, overlay, chain)?))
+        }
+    }
+}
+
+/// The images that a disk consists of, each by device and inode.
+#[derive(Debug, Default)]
+pub struct Chain(pub Vec<(u64, u64)>);
+
+impl Chain {
+    /// Adds an image; fails if it is there already, or one too many.
+    fn add(&mut self, name: &str, identity: (u64, u64)) -> Result<(), Error> {
+        if self.0.contains(&identity) {
+            return Err(Error::Loop(name.to_owned()));
+        }
+        if self.0.len() > MAX_CHAIN {
+            return Err(Error::TooDeep { name: name.to_owned(), limit: MAX_CHAIN });
+        }
+        self.0.push(identity);
+        Ok(())
+    }
+}
+
+/// An open image, locked.
+#[derive(Debug)]
+pub struct Opened {
+    /// The file.
+    pub file: File,
+    /// What to call it.
+    pub name: String,
+    /// Its path, if it was opened by one.
+    pub path: Option<PathBuf>,
+    /// Whether it may be written.
+    pub writes: bool,
+    /// Whether it is open with `O_DIRECT`.
+    pub direct: bool,
+    is_device: bool,
+}
+
+impl Opened {
+    /// Opens an image, and locks it: alone to write, with others to read.
+    pub fn new(source: &FileRef, writes: bool, direct: bool, chain: &mut Chain) -> Result<Self, Error> {
+        let name = source.to_string();
+        let file =
+            source.open_image(writes, direct).map_err(|source| Error::Open { name: name.clone(), source })?;
+        let path = if let FileRef::Path(path) = source { Some(path.clone()) } else { None };
+        Self { file, name, path, writes, direct, is_device: false }.checked(chain)
+    }
+
+    /// Opens an image to write, and creates it if it is not there.
+    fn create(source: &FileRef, direct: bool, chain: &mut Chain) -> Result<Self, Error> {
+        if let FileRef::Path(path) = source {
+            let created = File::options().write(true).create_new(true).open(path);
+            match created {
+                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(Error::Open { name: source.to_string(), source: e });
+                }
+                _ => {}
+            }
+        }
+        Self::new(source, true, direct, chain)
+    }
+
+    /// A file without a name, which is gone when the VM is.
+    fn temporary(chain: &mut Chain) -> Result<Self, Error> {
+        let folder = std::env::temp_dir();
+        let name = format!("overlay=tmp in {}", folder.display());
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        let file = rustix::fs::open(&folder, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|e| Error::Open { name: name.clone(), source: e.into() })?;
+        Self { file: file.into(), name, path: None, writes: true, direct: false, is_device: false }
+            .checked(chain)
+    }
+
+    /// Sees to it that this is an image, one that is not in the chain yet, and that nobody else is in the way.
+    fn checked(mut self, chain: &mut Chain) -> Result<Self, Error> {
+        let stat = fstat(&self.file).map_err(|e| self.failed(e.into()))?;
+        let identity = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => (stat.st_dev, stat.st_ino),
+            FileType::BlockDevice => {
+                self.is_device = true;
+                (0, stat.st_rdev)
+            }
+            _ => return Err(Error::NoDisk(self.name)),
+        };
+        chain.add(&self.name, identity)?;
+        match lock::lock(&self.file, self.writes) {
+            Ok(()) => Ok(self),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                Err(Error::Locked { name: self.name, writes: self.writes })
+            }
+            Err(e) => Err(self.failed(e)),
+        }
+    }
+
+    /// The folder that names in the image are relative to.
+    pub fn folder(&self) -> Option<&Path> {
+        self.path.as_deref()?.parent()
+    }
+
+    /// Its bytes.
+    pub fn len(&self) -> Result<u64, Error> {
+        (&self.file).seek(SeekFrom::End(0)).map_err(|e| self.failed(e))
+    }
+
+    /// What it is said to be. Contents never make an image qcow2, since a guest that writes to a raw image could then
+    /// name files of the host as its backing files; but they do make a raw image doubtful.
+    pub fn format(&self, said: Option<DiskFormat>) -> Result<DiskFormat, Error> {
+        let by_name = || {
+            let extension = self.path.as_deref()?.extension()?;
+            (extension == "qcow2").then_some(DiskFormat::Qcow2)
+        };
+        match said.or_else(by_name) {
+            Some(format) => Ok(format),
+            None if self.starts_as_qcow2() => Err(Error::Ambiguous(self.name.clone())),
+            None => Ok(DiskFormat::Raw),
+        }
+    }
+
+    fn starts_as_qcow2(&self) -> bool {
+        self.head().starts_with(&QCOW2_MAGIC)
+    }
+
+    /// Its first bytes, up to 4096 of them; none if they cannot be read.
+    pub fn head(&self) -> Vec<u8> {
+        // As many as any O_DIRECT wants, at an address that it takes.
+        let mut buffer = AlignedBuffer::new(4096, 4096);
+        let read = self.file.read_at(buffer.bytes(), 0).unwrap_or(0);
+        buffer.bytes()[..read].to_vec()
+    }
+
+    /// What kernel and file system say of its blocks.
+    fn geometry(&self, physical: Option<u32>) -> Result<(Geometry, usize), Error> {
+        let (mut logical, mut native, mut align) = (SECTOR as u32, 4096, 1);
+        if self.is_device {
+            logical = ioctl_blksszget(&self.file).map_err(|e| self.failed(e.into()))?;
+            native = ioctl_blkpbszget(&self.file).map_err(|e| self.failed(e.into()))?;
+        }
+        if self.direct {
+            align = 4096;
+            // Kernels before 6.1 and some file systems do not tell.
+            if let Ok(stat) = statx(&self.file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN)
+                && stat.stx_dio_offset_align.is_power_of_two()
+                && stat.stx_dio_mem_align.is_power_of_two()
+            {
+                logical = logical.max(stat.stx_dio_offset_align);
+                align = stat.stx_dio_mem_align as usize;
+            }
+        }
+        let size = self.len()?;
+        if size == 0 || !size.is_multiple_of(logical.into()) {
+            return Err(Error::Size { name: self.name.clone(), size, block: logical });
+        }
+        let physical_block = physical.unwrap_or(native).max(logical);
+        let geometry = Geometry { size, logical_block: logical, physical_block, readonly: !self.writes };
+        Ok((geometry, align))
+    }
+
+    fn into_raw(self, spec: &DiskConfig) -> Result<Box<dyn Backend>, Error> {
+        let (geometry, align) = self.geometry(spec.physical_block_size.map(BlockSize::bytes))?;
+        Ok(Box::new(Raw::new(self.file, geometry, align)))
+    }
+
+    fn failed(&self, source: io::Error) -> Error {
+        Error::Open { name: self.name.clone(), source }
+    }
+}

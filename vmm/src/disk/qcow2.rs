@@ -1,0 +1,184 @@
+//! qcow2 images, and overlays, which are qcow2 images too; by the library imago.
+
+use std::io;
+use std::path::PathBuf;
+
+use imago::file::File as Storage;
+use imago::format::builder::{FormatCreateBuilder, FormatDriverBuilder};
+use imago::io_buffers::{IoVector, IoVectorMut};
+use imago::qcow2::Qcow2;
+use imago::raw::Raw;
+use imago::{DenyImplicitOpenGate, FormatAccess, StorageOpenOptions};
+
+use super::open::{Chain, Opened};
+use super::{Backend, Error, Geometry, Operation, SECTOR};
+use crate::config::{DiskFormat, FileRef};
+
+type Access = FormatAccess<Storage>;
+type Image = Qcow2<Storage>;
+
+/// A disk in qcow2 format.
+#[derive(Debug)]
+pub struct Disk {
+    image: Access,
+    geometry: Geometry,
+}
+
+impl Disk {
+    /// The disk in `image`, with the backing files that it names.
+    pub fn new(image: Opened, writes: bool, chain: &mut Chain) -> Result<Self, Error> {
+        let name = image.name.clone();
+        Self::of_access(qcow2(image, chain)?, &name, writes)
+    }
+
+    /// The disk in `base`, with all that is written kept in `overlay`: a qcow2 image, or empty and then made one.
+    pub fn over(base: Opened, format: DiskFormat, overlay: Opened, chain: &mut Chain) -> Result<Self, Error> {
+        let name = overlay.name.clone();
+        let base_path = base.path.as_deref().and_then(|path| path.canonicalize().ok());
+        let base = layer(base, format, chain)?;
+        let size = base.size();
+        let is_new = overlay.len()? == 0;
+        let fail = |e: io::Error| broken(&name, &e);
+        let storage = storage(overlay)?;
+        let mut image = if is_new {
+            let mut builder = Image::create_builder(storage).size(size);
+            if let Some(path) = base_path.as_deref().and_then(|path| path.to_str()) {
+                builder = builder.backing(path.to_owned(), format.name().to_owned());
+            }
+            let open = |storage| Ok(Image::builder(storage).backing(None).write(true));
+            builder.create_open(DenyImplicitOpenGate::default(), open).map_err(fail)?
+        } else {
+            Image::open_image(storage, true).map_err(fail)?
+        };
+        refuse_unknown(&name, &image)?;
+        image.set_data_file(None);
+        image.set_backing(Some(base));
+        let image = Access::new(image);
+        if image.size() != size {
+            return Err(Error::OverlaySize { name, overlay: image.size(), base: size });
+        }
+        Self::of_access(image, &name, true)
+    }
+
+    fn of_access(image: Access, name: &str, writes: bool) -> Result<Self, Error> {
+        let size = image.size();
+        if size == 0 || !size.is_multiple_of(SECTOR) {
+            return Err(Error::Size { name: name.to_owned(), size, block: SECTOR as u32 });
+        }
+        let geometry =
+            Geometry { size, logical_block: SECTOR as u32, physical_block: 4096, readonly: !writes };
+        Ok(Self { image, geometry })
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.image.flush()?;
+        self.image.sync()
+    }
+}
+
+impl Backend for Disk {
+    fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    fn start(&mut self, _: u16, operation: &Operation<'_>) -> Option<io::Result<()>> {
+        Some(match *operation {
+            Operation::Read { offset, to } => {
+                let (vector, _memory) = IoVectorMut::from_volatile_slice(to);
+                self.image.readv(vector, offset)
+            }
+            Operation::Write { offset, from, durable } => {
+                let (vector, _memory) = IoVector::from_volatile_slice(from);
+                let written = self.image.writev(vector, offset);
+                if durable { written.and_then(|()| self.flush()) } else { written }
+            }
+            Operation::WriteZeroes { offset, len, unmap: false } => self.image.write_zeroes(offset, len),
+            // Space that is given back reads as zeroes, not as what the backing file has there.
+            Operation::WriteZeroes { offset, len, unmap: true } | Operation::Discard { offset, len } => {
+                self.image.discard_to_zero(offset, len)
+            }
+            Operation::Flush => self.flush(),
+        })
+    }
+}
+
+/// The qcow2 image in a file, on top of the backing files that it names.
+fn qcow2(opened: Opened, chain: &mut Chain) -> Result<Access, Error> {
+    let (name, writes, direct) = (opened.name.clone(), opened.writes, opened.direct);
+    let folder = opened.folder().map(ToOwned::to_owned);
+    refuse_encrypted(&opened)?;
+    let mut image = Image::open_image(storage(opened)?, writes).map_err(|e| broken(&name, &e))?;
+    refuse_unknown(&name, &image)?;
+    image.set_data_file(None);
+    let backing = match image.implicit_backing_file() {
+        None => None,
+        Some(file) => {
+            let format = image.implicit_backing_format().map(String::as_str);
+            let path = folder.map_or_else(|| file.into(), |folder| folder.join(file));
+            let source = backing(path, format, direct, chain);
+            Some(source.map_err(|e| Error::Backing { of: name, source: Box::new(e) })?)
+        }
+    };
+    image.set_backing(backing);
+    Ok(Access::new(image))
+}
+
+/// A backing file. `format` is what the image on top says of it.
+fn backing(path: PathBuf, format: Option<&str>, direct: bool, chain: &mut Chain) -> Result<Access, Error> {
+    let base = Opened::new(&FileRef::Path(path), false, direct, chain)?;
+    let format = match format {
+        Some("qcow2") => DiskFormat::Qcow2,
+        Some("raw") => DiskFormat::Raw,
+        Some(other) => {
+            let reason = format!("is said to have the format {other:?}, which is neither raw nor qcow2");
+            return Err(Error::Qcow2 { name: base.name, reason });
+        }
+        None => base.format(None)?,
+    };
+    layer(base, format, chain)
+}
+
+fn layer(opened: Opened, format: DiskFormat, chain: &mut Chain) -> Result<Access, Error> {
+    match format {
+        DiskFormat::Qcow2 => qcow2(opened, chain),
+        DiskFormat::Raw => {
+            let name = opened.name.clone();
+            Ok(Access::new(Raw::open_image(storage(opened)?, false).map_err(|e| broken(&name, &e))?))
+        }
+    }
+}
+
+fn storage(opened: Opened) -> Result<Storage, Error> {
+    let Opened { file, name, path, writes, direct, .. } = opened;
+    let mut options = StorageOpenOptions::new().write(writes).direct(direct);
+    if let Some(path) = path {
+        options = options.filename(path);
+    }
+    Storage::from_open_file(file, options).map_err(|e| broken(&name, &e))
+}
+
+/// The library reads encrypted clusters as if they were not.
+fn refuse_encrypted(opened: &Opened) -> Result<(), Error> {
+    /// Offset of `crypt_method` in the header, which is 0 without encryption.
+    const CRYPT_METHOD: usize = 32;
+    let head = opened.head();
+    match head.get(CRYPT_METHOD..CRYPT_METHOD + 4) {
+        Some([0, 0, 0, 0]) => Ok(()),
+        Some(_) => Err(Error::Qcow2 { name: opened.name.clone(), reason: "is encrypted".to_owned() }),
+        None => Err(Error::Qcow2 { name: opened.name.clone(), reason: "too short for qcow2".to_owned() }),
+    }
+}
+
+fn refuse_unknown(name: &str, image: &Image) -> Result<(), Error> {
+    if image.requires_external_data_file() {
+        let reason = "keeps its data in another file: convert it (`qemu-img convert`)".to_owned();
+        return Err(Error::Qcow2 { name: name.to_owned(), reason });
+    }
+    Ok(())
+}
+
+/// What the library says, in one line.
+fn broken(name: &str, error: &io::Error) -> Error {
+    let reason = crate::config::OneLine(&error.to_string()).to_string();
+    Error::Qcow2 { name: name.to_owned(), reason }
+}
