@@ -1,11 +1,12 @@
 //! Signals between guest and devices: interrupts one way, doorbells the other.
 
 use std::io;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::kvm::Vm;
+use crate::kvm::{self, Vm};
 
 /// A line to an interrupt controller, edge-triggered: each call is one interrupt.
 pub trait InterruptLine: Send + Sync {
@@ -41,6 +42,66 @@ impl IrqfdLine {
 impl InterruptLine for IrqfdLine {
     fn trigger(&self) -> io::Result<()> {
         self.event()?.write(1)
+    }
+}
+
+/// A message that interrupts: a write of `data` to `address`, where local APICs listen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// Guest-physical address.
+    pub address: u64,
+    /// What says which interrupt it is.
+    pub data: u32,
+}
+
+/// The messages of one device.
+pub trait Messages: Send + Sync {
+    /// Sends the message of a vector.
+    fn send(&self, vector: u16, message: Message);
+}
+
+/// Messages by irqfd: each vector has a GSI, which is routed to its message when it is first sent or has changed.
+pub struct IrqfdMessages {
+    vm: Vm,
+    first_gsi: u32,
+    routed: Mutex<Vec<Option<(EventFd, Message)>>>,
+}
+
+impl IrqfdMessages {
+    /// Vectors by the GSIs from `first_gsi` on.
+    #[must_use]
+    pub fn new(vm: Vm, first_gsi: u32) -> Self {
+        Self { vm, first_gsi, routed: Mutex::new(Vec::new()) }
+    }
+
+    fn route(&self, gsi: u32, old: Option<EventFd>, message: Message) -> Result<EventFd, kvm::Error> {
+        self.vm.route_message(gsi, message.address, message.data)?;
+        if let Some(event) = old {
+            return Ok(event);
+        }
+        let event = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(kvm::Error::Descriptor)?;
+        self.vm.register_irqfd(&event, gsi)?;
+        Ok(event)
+    }
+}
+
+impl Messages for IrqfdMessages {
+    fn send(&self, vector: u16, message: Message) {
+        let mut routed = self.routed.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = usize::from(vector);
+        if routed.len() <= index {
+            routed.resize_with(index + 1, || None);
+        }
+        let entry = &mut routed[index];
+        if entry.as_ref().is_none_or(|(_, current)| *current != message) {
+            let old = entry.take().map(|(event, _)| event);
+            // Fails when KVM refuses the message or is out of routes: the guest then misses an interrupt, as it would
+            // on hardware for a message that reaches no APIC.
+            *entry = self.route(self.first_gsi + u32::from(vector), old, message).ok().map(|e| (e, message));
+        }
+        if let Some((event, _)) = entry {
+            let _ = event.write(1);
+        }
     }
 }
 

@@ -11,6 +11,10 @@ use crate::state::Saved;
 const MEMORY_SLOTS: u32 = 509;
 /// IOAPIC pins that no ISA device owns.
 const FREE_LINES: (u32, u32) = (16, 23);
+/// GSIs beyond the IOAPIC's, for messages; KVM has 4096 in all.
+const MESSAGES: (u64, u64) = (24, 4096 - 24);
+/// Devices on the PCI bus; number 0 is where guests look for a host bridge, of which there is none.
+const PCI_DEVICES: (u32, u32) = (1, 31);
 
 /// There is none left of something.
 #[derive(Debug, thiserror::Error)]
@@ -26,11 +30,14 @@ pub struct Resources {
     slots: IdAllocator,
     lines: IdAllocator,
     mmio: AddressAllocator,
+    messages: AddressAllocator,
+    pci_devices: IdAllocator,
+    bars: AddressAllocator,
 }
 
 impl Saved for Resources {
     const NAME: &'static str = "resources";
-    const VERSION: u16 = 1;
+    const VERSION: u16 = 2;
 }
 
 impl Resources {
@@ -42,6 +49,10 @@ impl Resources {
             lines: IdAllocator::new(FREE_LINES.0, FREE_LINES.1).map_err(wrap("interrupt lines"))?,
             mmio: AddressAllocator::new(layout::VIRTIO_MMIO.start, layout::VIRTIO_MMIO.len)
                 .map_err(wrap("MMIO windows"))?,
+            messages: AddressAllocator::new(MESSAGES.0, MESSAGES.1).map_err(wrap("interrupt messages"))?,
+            pci_devices: IdAllocator::new(PCI_DEVICES.0, PCI_DEVICES.1).map_err(wrap("PCI devices"))?,
+            bars: AddressAllocator::new(layout::PCI_MMIO.start, layout::PCI_MMIO.len)
+                .map_err(wrap("PCI BARs"))?,
         })
     }
 
@@ -60,12 +71,34 @@ impl Resources {
         self.lines.allocate_id().map_err(|source| Exhausted { what: "interrupt line", source })
     }
 
-    /// A window of `len` bytes (a power of two) in the MMIO hole, aligned to its length.
-    pub fn mmio(&mut self, len: u64) -> Result<Range, Exhausted> {
-        let wrap = |source| Exhausted { what: "MMIO window", source };
-        let window = self.mmio.allocate(len, len, AllocPolicy::FirstMatch).map_err(wrap)?;
-        Ok(Range { start: window.start(), len })
+    /// The first of `count` GSIs in a row that are no pins, for messages.
+    pub fn messages(&mut self, count: u16) -> Result<u32, Exhausted> {
+        let wrap = |source| Exhausted { what: "interrupt messages", source };
+        let range = self.messages.allocate(count.into(), 1, AllocPolicy::FirstMatch).map_err(wrap)?;
+        Ok(range.start() as u32)
     }
+
+    /// The number of a device on the PCI bus.
+    pub fn pci_device(&mut self) -> Result<u8, Exhausted> {
+        let wrap = |source| Exhausted { what: "place on the PCI bus", source };
+        self.pci_devices.allocate_id().map(|id| id as u8).map_err(wrap)
+    }
+
+    /// A window of `len` bytes (a power of two) for virtio-mmio, aligned to its length.
+    pub fn mmio(&mut self, len: u64) -> Result<Range, Exhausted> {
+        window(&mut self.mmio, len, "MMIO window")
+    }
+
+    /// A window of `len` bytes (a power of two) for a PCI BAR, aligned to its length.
+    pub fn bar(&mut self, len: u64) -> Result<Range, Exhausted> {
+        window(&mut self.bars, len, "PCI BAR")
+    }
+}
+
+fn window(from: &mut AddressAllocator, len: u64, what: &'static str) -> Result<Range, Exhausted> {
+    let window = from.allocate(len, len, AllocPolicy::FirstMatch);
+    let window = window.map_err(|source| Exhausted { what, source })?;
+    Ok(Range { start: window.start(), len })
 }
 
 #[cfg(test)]

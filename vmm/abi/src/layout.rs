@@ -1,7 +1,7 @@
 //! Guest-physical addresses.
 //!
 //! ```text
-//! 0x0000_0500  boot GDT                    0xc000_0000  start of the 32-bit hole
+//! 0x0000_0500  boot GDT                    0xc000_0000  start of the 32-bit hole; PCI BARs
 //! 0x0000_6000  PVH start info              0xd000_0000  virtio-mmio windows
 //! 0x0000_7000  zero page                   0xe000_0000  PCI ECAM
 //! 0x0000_9000  boot page tables            0xfec0_0000  IOAPIC
@@ -62,6 +62,8 @@ pub const ACPI: Range = Range::new(0xe_0000, 0x10_0000);
 pub const HIGH_RAM_START: u64 = 0x10_0000;
 /// The hole in RAM for memory-mapped devices; RAM that it displaces continues at 4 GiB.
 pub const HOLE: Range = Range::new(0xc000_0000, 0x1_0000_0000);
+/// Memory BARs of PCI devices.
+pub const PCI_MMIO: Range = Range::new(0xc000_0000, 0xd000_0000);
 /// Windows of virtio-mmio devices.
 pub const VIRTIO_MMIO: Range = Range::new(0xd000_0000, 0xd010_0000);
 /// PCI Express enhanced configuration space of one segment.
@@ -79,7 +81,7 @@ pub const ROM_SHADOW: Range = Range::new(0xe_0000, 0x10_0000);
 
 const LOW: [Range; 8] =
     [BOOT_GDT, PVH_START_INFO, ZERO_PAGE, BOOT_PAGE_TABLES, CMDLINE, FIRMWARE_RAM, EBDA, ACPI];
-const IN_HOLE: [Range; 6] = [VIRTIO_MMIO, PCI_ECAM, IOAPIC, LAPIC, KVM_PRIVATE, ROM];
+const IN_HOLE: [Range; 7] = [PCI_MMIO, VIRTIO_MMIO, PCI_ECAM, IOAPIC, LAPIC, KVM_PRIVATE, ROM];
 
 const fn ascending(ranges: &[Range]) -> bool {
     let mut i = 1;
@@ -94,4 +96,4 @@ const fn ascending(ranges: &[Range]) -> bool {
 
 const _: () = assert!(ascending(&LOW) && LOW[7].end() <= HIGH_RAM_START);
 const _: () =
-    assert!(ascending(&IN_HOLE) && IN_HOLE[0].start >= HOLE.start && IN_HOLE[5].end() <= HOLE.end());
+    assert!(ascending(&IN_HOLE) && IN_HOLE[0].start >= HOLE.start && IN_HOLE[6].end() <= HOLE.end());

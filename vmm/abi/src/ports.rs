@@ -8,6 +8,8 @@ pub const COM1_IRQ: u32 = 4;
 pub const I8042_COMMAND: u16 = 0x64;
 /// CMOS index; data is the next port.
 pub const CMOS_INDEX: u16 = 0x70;
+/// PCI `CONFIG_ADDRESS`; `CONFIG_DATA` is four ports on. Only where a firmware starts the machine.
+pub const PCI_CONFIG: u16 = 0xcf8;
 /// QEMU's `pvpanic` device.
 pub const PVPANIC: u16 = 0x505;
 /// QEMU's firmware configuration device.

@@ -15,6 +15,7 @@
 mod aml;
 mod fixed;
 mod link;
+mod pci;
 
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ use acpi_tables::rsdp::Rsdp;
 use acpi_tables::xsdt::XSDT;
 pub use aml::{IsaDevice, VirtioMmio};
 pub use link::{Linked, link};
+use pci::PciHost;
 use thiserror::Error;
 
 /// Why there are no tables.
@@ -49,6 +51,8 @@ pub struct Spec<'a> {
     pub cpus: u8,
     /// Which ACPI hardware and interrupt controllers there are.
     pub machine: MachineKind,
+    /// Whether there is a PCI bus.
+    pub pci: bool,
     /// The devices' own AML; each becomes a part of the scope `\_SB`.
     pub devices: &'a [&'a dyn Aml],
 }
@@ -85,13 +89,20 @@ impl Image {
 
     /// Appends all tables; the address of the XSDT.
     fn tables(&mut self, spec: &Spec) -> u64 {
-        let dsdt = self.place(&aml::dsdt(spec.devices));
+        let mut devices = spec.devices.to_vec();
+        if spec.pci {
+            devices.push(&PciHost);
+        }
+        let dsdt = self.place(&aml::dsdt(&devices));
         let facs = (spec.machine == MachineKind::Legacy).then(|| self.place(&fixed::facs()));
         let fadt = self.place(&fixed::fadt(dsdt, facs));
         let madt = self.place(&fixed::madt(spec.cpus, spec.machine));
         let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
         xsdt.add_entry(fadt);
         xsdt.add_entry(madt);
+        if spec.pci {
+            xsdt.add_entry(self.place(&pci::mcfg()));
+        }
         self.place(&xsdt)
     }
 

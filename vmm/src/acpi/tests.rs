@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 const DEVICES: &[&dyn Aml] = &[&IsaDevice::COM1, &IsaDevice::RTC, &IsaDevice::PVPANIC];
 
 fn spec(cpus: u8, machine: MachineKind) -> Spec<'static> {
-    Spec { cpus, machine, devices: DEVICES }
+    Spec { cpus, machine, pci: false, devices: DEVICES }
 }
 
 /// An image, read as a guest reads it: by addresses, checking each checksum.
@@ -130,7 +130,7 @@ fn dsdt_powers_off_and_names_its_devices() {
 fn too_many_devices_are_an_error() {
     let device: &dyn Aml = &IsaDevice::COM1;
     let devices = vec![device; 10_000];
-    let error = build(&Spec { cpus: 1, machine: MachineKind::Fast, devices: &devices });
+    let error = build(&Spec { cpus: 1, machine: MachineKind::Fast, pci: false, devices: &devices });
     assert!(matches!(error, Err(Error::TooLarge { size }) if size > 128 << 10));
 }
 

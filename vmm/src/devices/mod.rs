@@ -3,6 +3,7 @@
 
 pub mod console;
 pub mod legacy;
+pub mod pci;
 pub mod rate;
 pub mod virtio;
 pub mod worker;

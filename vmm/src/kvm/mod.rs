@@ -2,6 +2,7 @@
 
 mod fault;
 mod probe;
+mod routing;
 mod state;
 mod vcpu;
 mod vm;
@@ -54,6 +55,9 @@ pub enum Error {
         /// What the kernel said.
         source: kvm_ioctls::Error,
     },
+    /// A descriptor to signal by could not be had.
+    #[error("eventfd: {0}")]
+    Descriptor(std::io::Error),
     /// A call failed.
     #[error("KVM: {call}: {source}")]
     Call {

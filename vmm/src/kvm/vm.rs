@@ -8,6 +8,7 @@ use kvm_bindings::{KVM_MEM_READONLY, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::routing::Routes;
 use super::state::IrqchipState;
 use super::{Error, Vcpu, call};
 use crate::memory::Slot;
@@ -16,11 +17,12 @@ use crate::memory::Slot;
 #[derive(Clone, Debug)]
 pub struct Vm {
     fd: Arc<VmFd>,
+    routes: Arc<Routes>,
 }
 
 impl Vm {
     pub(super) fn new(fd: VmFd) -> Self {
-        Self { fd: Arc::new(fd) }
+        Self { fd: Arc::new(fd), routes: Arc::default() }
     }
 
     /// Tells KVM where it may keep its own pages (Intel without unrestricted guests needs them; others ignore it).
@@ -66,6 +68,11 @@ impl Vm {
     /// Makes a write to `event` raise the interrupt `gsi`.
     pub fn register_irqfd(&self, event: &EventFd, gsi: u32) -> Result<(), Error> {
         self.fd.register_irqfd(event, gsi).map_err(call("KVM_IRQFD"))
+    }
+
+    /// Makes the GSI `gsi`, none of the IOAPIC's, stand for a message.
+    pub fn route_message(&self, gsi: u32, address: u64, data: u32) -> Result<(), Error> {
+        self.routes.set_message(&self.fd, gsi, address, data)
     }
 
     /// Makes writes at `addr` write to `event` instead of leaving the guest: those of the four bytes `value`, or those

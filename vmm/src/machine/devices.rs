@@ -6,13 +6,12 @@ use abi::layout::Range;
 use abi::{fw_cfg, ports};
 use acpi_tables::Aml;
 
-use super::virtio::OnMmio;
+use super::virtio::VirtioDevices;
 use super::{Error, Wiring};
 use crate::acpi::IsaDevice;
 use crate::bus::BusDevice;
 use crate::config::{MachineKind, VmSpec};
 use crate::devices::legacy::{AcpiPm, Cmos, DebugExit, FwCfg, I8042, JiffyPorts, Pvpanic, SerialPort};
-use crate::devices::virtio::transport::DeviceSource;
 use crate::devices::worker::Source;
 use crate::interrupt::IrqfdLine;
 use crate::kvm::Vm;
@@ -31,7 +30,8 @@ struct Entry {
 /// The devices of a machine.
 pub struct Devices {
     table: Vec<Entry>,
-    virtio: Vec<OnMmio>,
+    virtio: VirtioDevices,
+    firmware: bool,
     /// The serial port, for the console.
     pub serial: Arc<SerialPort>,
     /// Jiffy's own ports, for the exit status.
@@ -39,7 +39,7 @@ pub struct Devices {
 }
 
 impl Devices {
-    pub(super) fn new(spec: &VmSpec, vm: &Vm, wiring: &Wiring, virtio: Vec<OnMmio>) -> Result<Self, Error> {
+    pub(super) fn new(spec: &VmSpec, vm: &Vm, wiring: &Wiring, virtio: VirtioDevices) -> Result<Self, Error> {
         let com1 = Arc::new(IrqfdLine::new(vm.clone(), ports::COM1_IRQ));
         let serial = Arc::new(SerialPort::new(com1, wiring.console.clone())?);
         let jiffy = Arc::new(JiffyPorts::new(Arc::clone(&wiring.timeline)));
@@ -59,11 +59,12 @@ impl Devices {
             entry("acpi-pm", ports::ACPI_SLEEP_CONTROL, AcpiPm::LEN, Arc::new(AcpiPm::new(legacy)), None),
             entry("jiffy", ports::JIFFY, ports::JIFFY_LEN.into(), jiffy.clone(), None),
         ];
-        Ok(Self { table, virtio, serial, jiffy })
+        Ok(Self { table, virtio, firmware: false, serial, jiffy })
     }
 
     /// Adds what only a firmware finds.
     pub(super) fn add_firmware(&mut self, fw_cfg: FwCfg) {
+        self.firmware = true;
         let entry = |name, first: u16, len, device| {
             let ports = Range { start: first.into(), len };
             Entry { name, ports, device, aml: None }
@@ -78,41 +79,41 @@ impl Devices {
         for entry in &self.table {
             buses.ports.insert(entry.ports, Arc::clone(&entry.device))?;
         }
-        for entry in &self.virtio {
-            buses.mmio.insert(entry.window, entry.device())?;
-        }
+        self.virtio.insert(&mut buses, self.firmware)?;
         Ok(buses)
     }
 
     /// What serves the virtio devices, for the device worker.
     #[must_use]
     pub fn sources(&self) -> Vec<Box<dyn Source>> {
-        let source =
-            |entry: &OnMmio| -> Box<dyn Source> { Box::new(DeviceSource::new(entry.core().clone())) };
-        self.virtio.iter().map(source).collect()
+        self.virtio.sources()
+    }
+
+    /// Whether there is a PCI bus.
+    pub(super) fn has_pci(&self) -> bool {
+        self.virtio.has_pci()
     }
 
     /// What the devices say of themselves in the DSDT.
     pub(super) fn aml(&self) -> Vec<&dyn Aml> {
         let isa = self.table.iter().filter_map(|entry| entry.aml.as_ref().map(|aml| aml as &dyn Aml));
-        isa.chain(self.virtio.iter().map(|entry| &entry.aml as &dyn Aml)).collect()
+        isa.chain(self.virtio.aml()).collect()
     }
 
     pub(super) fn save(&self) -> Vec<(String, Vec<u8>)> {
-        self.all().filter_map(|(name, device)| Some((name.to_owned(), device.save()?))).collect()
+        let own = |entry: &Entry| Some((entry.name.to_owned(), entry.device.save()?));
+        self.table.iter().filter_map(own).chain(self.virtio.save()).collect()
     }
 
     pub(super) fn restore(&self, saved: &[(String, Vec<u8>)]) -> Result<(), Error> {
         for (name, bytes) in saved {
-            let found = self.all().find(|(known, _)| known == name);
-            found.ok_or(state::Error::Damaged { name: "devices" })?.1.restore(bytes)?;
+            let own = self.table.iter().find(|entry| entry.name == name);
+            let restored = match own {
+                Some(entry) => Some(entry.device.restore(bytes)),
+                None => self.virtio.restore(name, bytes),
+            };
+            restored.ok_or(state::Error::Damaged { name: "devices" })??;
         }
         Ok(())
-    }
-
-    /// All devices by name.
-    fn all(&self) -> impl Iterator<Item = (&str, Arc<dyn BusDevice>)> {
-        let table = self.table.iter().map(|entry| (entry.name, entry.device.clone()));
-        table.chain(self.virtio.iter().map(|entry| (entry.name.as_str(), entry.device())))
     }
 }

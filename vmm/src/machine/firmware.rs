@@ -42,8 +42,12 @@ impl Firmware {
     /// The ROM, and all that fw_cfg has.
     pub(super) fn describe(self, spec: &VmSpec, devices: &Devices) -> Result<(Rom, Contents), Error> {
         let Self { rom, mut contents } = self;
-        let tables =
-            acpi::link(&acpi::Spec { cpus: spec.cpus, machine: spec.machine, devices: &devices.aml() });
+        let tables = acpi::link(&acpi::Spec {
+            cpus: spec.cpus,
+            machine: spec.machine,
+            pci: devices.has_pci(),
+            devices: &devices.aml(),
+        });
         let mut map = Vec::new();
         for range in RamLayout::new(spec.memory.size).regions() {
             let (addr, size, kind) = (range.start.into(), range.len.into(), e820::Kind::RAM);

@@ -28,6 +28,7 @@ pub use devices::Devices;
 pub use firmware::Firmware;
 use rom::Rom;
 pub use virtio::Attachment;
+use virtio::VirtioDevices;
 
 /// A machine that could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -178,7 +179,7 @@ pub fn build(
     if spec.machine == MachineKind::Legacy {
         vm.create_pit()?;
     }
-    let virtio = virtio::attach(attachments, &vm, &memory, &mut resources)?;
+    let virtio = VirtioDevices::attach(attachments, &vm, &memory, &mut resources)?;
     let mut devices = Devices::new(spec, &vm, wiring, virtio)?;
     let mut rom = None;
     if let Some(firmware) = firmware {
@@ -233,8 +234,12 @@ fn create_vcpus(host: &Host, spec: &VmSpec, vm: &Vm) -> Result<Vec<Vcpu>, Error>
 
 /// Writes the ACPI tables.
 fn describe(memory: &Memory, spec: &VmSpec, devices: &Devices) -> Result<(), Error> {
-    let tables =
-        acpi::build(&acpi::Spec { cpus: spec.cpus, machine: spec.machine, devices: &devices.aml() })?;
+    let tables = acpi::build(&acpi::Spec {
+        cpus: spec.cpus,
+        machine: spec.machine,
+        pci: devices.has_pci(),
+        devices: &devices.aml(),
+    })?;
     Ok(memory.write(layout::ACPI.start, &tables)?)
 }
 

@@ -3,19 +3,26 @@
 use std::fmt;
 use std::sync::Arc;
 
-use abi::layout::Range;
+use abi::layout::{self, Range};
+use abi::ports;
+use acpi_tables::Aml;
 
 use super::Error;
 use crate::acpi::VirtioMmio;
 use crate::bus::BusDevice;
 use crate::config::TransportKind;
+use crate::devices::pci::{ConfigPorts, Ecam, Function, RootBus, Window};
 use crate::devices::virtio::VirtioDevice;
-use crate::devices::virtio::transport::Core;
 use crate::devices::virtio::transport::mmio::{Mmio, WINDOW};
-use crate::interrupt::IrqfdLine;
+use crate::devices::virtio::transport::pci::{BAR, VirtioPci, vectors};
+use crate::devices::virtio::transport::{Core, DeviceSource};
+use crate::devices::worker::Source;
+use crate::interrupt::{IrqfdLine, IrqfdMessages};
 use crate::kvm::Vm;
 use crate::memory::Memory;
 use crate::resources::Resources;
+use crate::state;
+use crate::vcpu::Buses;
 
 /// A device that is to be in a machine, with its files open.
 pub struct Attachment {
@@ -39,38 +46,133 @@ impl fmt::Debug for Attachment {
     }
 }
 
-/// A device on virtio-mmio.
-pub(super) struct OnMmio {
-    pub(super) name: String,
-    pub(super) window: Range,
-    pub(super) registers: Arc<Mmio>,
-    pub(super) aml: VirtioMmio,
+/// The virtio devices of a machine.
+#[derive(Default)]
+pub(super) struct VirtioDevices {
+    attached: Vec<Attached>,
+    /// There only if a device is on it.
+    bus: Option<RootBus>,
 }
 
-/// Gives devices their places, in their order: a machine that is restored finds the same ones.
-pub(super) fn attach(
-    attachments: Vec<Attachment>,
-    vm: &Vm,
-    memory: &Memory,
-    resources: &mut Resources,
-) -> Result<Vec<OnMmio>, Error> {
-    let mut on_mmio = Vec::new();
-    for Attachment { name, transport: _, device } in attachments {
-        let (window, gsi) = (resources.mmio(WINDOW)?, resources.line()?);
-        let line = Arc::new(IrqfdLine::new(vm.clone(), gsi));
-        let registers = Mmio::new(device, memory.clone(), window, line, Arc::new(vm.clone()))?;
-        let aml = VirtioMmio { index: on_mmio.len() as u8, window, gsi };
-        on_mmio.push(OnMmio { name, window, registers: Arc::new(registers), aml });
-    }
-    Ok(on_mmio)
+struct Attached {
+    name: String,
+    core: Arc<Core>,
+    place: Place,
 }
 
-impl OnMmio {
-    pub(super) fn device(&self) -> Arc<dyn BusDevice> {
-        self.registers.clone()
+enum Place {
+    Mmio { registers: Arc<Mmio>, aml: VirtioMmio },
+    Pci { function: Arc<VirtioPci>, number: u8 },
+}
+
+impl VirtioDevices {
+    /// Gives devices their places, in their order: a machine that is restored finds the same ones.
+    pub(super) fn attach(
+        attachments: Vec<Attachment>,
+        vm: &Vm,
+        memory: &Memory,
+        resources: &mut Resources,
+    ) -> Result<Self, Error> {
+        let attached: Vec<_> = (attachments.into_iter().zip(0..))
+            .map(|(attachment, index)| Attached::new(attachment, index, vm, memory, resources))
+            .collect::<Result<_, _>>()?;
+        let functions: Vec<_> = attached.iter().filter_map(Attached::function).collect();
+        let bus = (!functions.is_empty()).then(|| RootBus::new(functions));
+        Ok(Self { attached, bus })
     }
 
-    pub(super) fn core(&self) -> &Arc<Core> {
-        self.registers.core()
+    /// Puts them on the buses. Only a firmware gets the ports: Linux would use them.
+    pub(super) fn insert(&self, buses: &mut Buses, firmware: bool) -> Result<(), Error> {
+        for attached in &self.attached {
+            if let Place::Mmio { registers, aml } = &attached.place {
+                buses.mmio.insert(aml.window, registers.clone())?;
+            }
+        }
+        if let Some(bus) = &self.bus {
+            let ecam = Range { start: layout::PCI_ECAM.start, len: Ecam::LEN };
+            buses.mmio.insert(ecam, Arc::new(Ecam(bus.clone())))?;
+            let window = Arc::new(Window::new(bus.clone(), layout::PCI_MMIO.start));
+            buses.mmio.insert(layout::PCI_MMIO, window)?;
+            if firmware {
+                let range = Range { start: ports::PCI_CONFIG.into(), len: ConfigPorts::LEN };
+                buses.ports.insert(range, Arc::new(ConfigPorts::new(bus.clone())))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether there is a PCI bus.
+    pub(super) fn has_pci(&self) -> bool {
+        self.bus.is_some()
+    }
+
+    pub(super) fn sources(&self) -> Vec<Box<dyn Source>> {
+        let source = |attached: &Attached| -> Box<dyn Source> {
+            Box::new(DeviceSource::new(Arc::clone(&attached.core)))
+        };
+        self.attached.iter().map(source).collect()
+    }
+
+    pub(super) fn aml(&self) -> impl Iterator<Item = &dyn Aml> {
+        self.attached.iter().filter_map(|attached| match &attached.place {
+            Place::Mmio { aml, .. } => Some(aml as &dyn Aml),
+            Place::Pci { .. } => None,
+        })
+    }
+
+    pub(super) fn save(&self) -> impl Iterator<Item = (String, Vec<u8>)> {
+        self.attached.iter().filter_map(|attached| {
+            let saved = match &attached.place {
+                Place::Mmio { registers, .. } => registers.save()?,
+                Place::Pci { function, .. } => function.save(),
+            };
+            Some((attached.name.clone(), saved))
+        })
+    }
+
+    /// Gives a device its state back, if there is one of this name.
+    pub(super) fn restore(&self, name: &str, saved: &[u8]) -> Option<Result<(), state::Error>> {
+        let attached = self.attached.iter().find(|attached| attached.name == name)?;
+        Some(match &attached.place {
+            Place::Mmio { registers, .. } => registers.restore(saved),
+            Place::Pci { function, .. } => function.restore(saved),
+        })
+    }
+}
+
+impl Attached {
+    fn new(
+        attachment: Attachment,
+        index: u8,
+        vm: &Vm,
+        memory: &Memory,
+        resources: &mut Resources,
+    ) -> Result<Self, Error> {
+        let Attachment { name, transport, device } = attachment;
+        let (memory, doorbells) = (memory.clone(), Arc::new(vm.clone()));
+        let (core, place) = match transport {
+            TransportKind::Mmio => {
+                let (window, gsi) = (resources.mmio(WINDOW)?, resources.line()?);
+                let line = Arc::new(IrqfdLine::new(vm.clone(), gsi));
+                let registers = Arc::new(Mmio::new(device, memory, window, line, doorbells)?);
+                let aml = VirtioMmio { index, window, gsi };
+                (registers.core().clone(), Place::Mmio { registers, aml })
+            }
+            TransportKind::Pci => {
+                let (number, bar) = (resources.pci_device()?, resources.bar(BAR)?);
+                let first = resources.messages(vectors(device.queue_sizes().len()))?;
+                let messages = Box::new(IrqfdMessages::new(vm.clone(), first));
+                let function = Arc::new(VirtioPci::new(device, memory, bar, messages, doorbells)?);
+                (function.core().clone(), Place::Pci { function, number })
+            }
+        };
+        Ok(Self { name, core, place })
+    }
+
+    fn function(&self) -> Option<(u8, Arc<dyn Function>)> {
+        match &self.place {
+            Place::Mmio { .. } => None,
+            Place::Pci { function, number } => Some((*number, function.clone())),
+        }
     }
 }

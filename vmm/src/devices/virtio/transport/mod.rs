@@ -2,6 +2,7 @@
 
 mod core;
 pub mod mmio;
+pub mod pci;
 mod source;
 
 use std::sync::Arc;

@@ -1,0 +1,1 @@
+//! The bus, the two ways into configuration space, and MSI-X.

@@ -1,0 +1,388 @@
+//! virtio-pci, modern (4.1): a PCI function with one BAR.
+//!
+//! | offset in the BAR | what |
+//! |-|-|
+//! | 0x0000 | common configuration (4.1.4.3) |
+//! | 0x0100 | ISR status (4.1.4.5) |
+//! | 0x0400 | device-specific configuration (4.1.4.6) |
+//! | 0x1000 | notifications, four bytes a queue (4.1.4.4) |
+//! | 0x2000 | MSI-X table |
+//! | 0x3000 | MSI-X pending bits |
+
+mod common;
+
+use std::io;
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use abi::layout::Range;
+use serde::{Deserialize, Serialize};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::{Core, CoreState, Transport};
+use crate::devices::pci::{ConfigSpace, Function, Identity, Msix, MsixState, NO_VECTOR};
+use crate::devices::virtio::{DeviceKind, VirtioDevice};
+use crate::interrupt::{Doorbells, Messages};
+use crate::memory::Memory;
+use crate::state::{self, Saved};
+
+/// Bytes of the BAR.
+pub const BAR: u64 = 0x4000;
+/// Offset and length of each part of the BAR.
+const COMMON: (u32, u32) = (0x0000, 0x0040);
+const ISR: (u32, u32) = (0x0100, 0x0004);
+const DEVICE: (u32, u32) = (0x0400, 0x0c00);
+const NOTIFY: (u32, u32) = (0x1000, 0x1000);
+const TABLE: (u32, u32) = (0x2000, 0x0800);
+const PENDING: (u32, u32) = (0x3000, 0x0010);
+/// Bytes between the notification addresses of two queues.
+const NOTIFY_STRIDE: u32 = 4;
+/// The most queues, so that each has a vector in the table beside the one for configuration changes.
+const MAX_QUEUES: usize = 127;
+
+/// Red Hat's number, and the first of the devices (4.1.2).
+const VENDOR: u16 = 0x1af4;
+const FIRST_DEVICE: u16 = 0x1040;
+/// Capability IDs: vendor-specific, MSI-X.
+const VENDOR_SPECIFIC: u8 = 0x09;
+const MSIX: u8 = 0x11;
+/// `cfg_type` of virtio's capabilities (4.1.4).
+const TYPE_COMMON: u8 = 1;
+const TYPE_NOTIFY: u8 = 2;
+const TYPE_ISR: u8 = 3;
+const TYPE_DEVICE: u8 = 4;
+const TYPE_PCI: u8 = 5;
+/// ISR status: a queue; the configuration.
+const ISR_QUEUE: u8 = 1 << 0;
+const ISR_CONFIG: u8 = 1 << 1;
+
+/// One function.
+pub struct VirtioPci {
+    core: Arc<Core>,
+    signals: Arc<Signals>,
+    config: Mutex<ConfigSpace>,
+    /// Offset of the MSI-X capability.
+    msix_at: usize,
+    /// Offset of the capability by which configuration space reaches into the BAR (4.1.4.9).
+    window_at: usize,
+    device_feature_select: AtomicU32,
+    driver_feature_select: AtomicU32,
+    queue_select: AtomicU16,
+}
+
+/// What of it goes into a snapshot.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct PciState {
+    core: CoreState,
+    config: Vec<u8>,
+    msix: MsixState,
+    isr: u8,
+    vectors: Vec<u16>,
+    device_feature_select: u32,
+    driver_feature_select: u32,
+    queue_select: u16,
+}
+
+impl Saved for PciState {
+    const NAME: &'static str = "virtio-pci";
+    const VERSION: u16 = 1;
+}
+
+/// Interrupts by message, and the doorbells.
+struct Signals {
+    msix: Msix,
+    isr: AtomicU8,
+    /// The vector of configuration changes, then those of the queues.
+    vectors: Vec<AtomicU16>,
+    doorbells: Arc<dyn Doorbells>,
+    /// Where the BAR is, and where it was when the doorbells were connected.
+    places: Mutex<(Option<u64>, Option<u64>)>,
+}
+
+impl Signals {
+    fn raise(&self, bit: u8, vector: usize) {
+        self.isr.fetch_or(bit, Ordering::SeqCst);
+        let vector = self.vectors.get(vector).map_or(NO_VECTOR, |vector| vector.load(Ordering::SeqCst));
+        if vector != NO_VECTOR {
+            self.msix.raise(vector);
+        }
+    }
+
+    fn places(&self) -> MutexGuard<'_, (Option<u64>, Option<u64>)> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Connects the doorbells where the BAR is, if they were connected elsewhere or `first` not at all.
+    fn follow(&self, doorbells: &[Arc<EventFd>], first: bool) {
+        let (now, connected) = &mut *self.places();
+        if now == connected || !first && connected.is_none() {
+            return;
+        }
+        let address = |bar: u64| bar + u64::from(NOTIFY.0);
+        let stride = u64::from(NOTIFY_STRIDE);
+        for (doorbell, queue) in doorbells.iter().zip(0..) {
+            if let Some(old) = *connected {
+                self.doorbells.disconnect(address(old) + queue * stride, None, doorbell);
+            }
+            if let Some(new) = *now {
+                self.doorbells.connect(address(new) + queue * stride, None, doorbell);
+            }
+        }
+        *connected = *now;
+    }
+}
+
+impl Transport for Signals {
+    fn interrupt_queue(&self, queue: u16) {
+        self.raise(ISR_QUEUE, 1 + usize::from(queue));
+    }
+
+    fn interrupt_config(&self) {
+        self.raise(ISR_CONFIG, 0);
+    }
+
+    fn connect(&self, doorbells: &[Arc<EventFd>]) {
+        self.follow(doorbells, true);
+    }
+
+    fn reset(&self) {
+        self.isr.store(0, Ordering::SeqCst);
+        for vector in &self.vectors {
+            vector.store(NO_VECTOR, Ordering::SeqCst);
+        }
+    }
+}
+
+/// Base class and subclass of a device, by which drivers that are not virtio's sort it.
+fn class(kind: DeviceKind) -> u32 {
+    match kind {
+        DeviceKind::Net => 0x02_00_00,
+        DeviceKind::Block => 0x01_80_00,
+        DeviceKind::Console => 0x07_80_00,
+        DeviceKind::Vsock => 0x02_80_00,
+        DeviceKind::Pmem => 0x05_80_00,
+        DeviceKind::Entropy => 0xff_00_00,
+    }
+}
+
+/// A capability that says where in the BAR a part is (4.1.4), from its length on.
+fn part(cfg_type: u8, (offset, len): (u32, u32), more: &[u8]) -> Vec<u8> {
+    let mut body = vec![(16 + more.len()) as u8, cfg_type, 0, 0, 0, 0];
+    body.extend(offset.to_le_bytes());
+    body.extend(len.to_le_bytes());
+    body.extend(more);
+    body
+}
+
+impl VirtioPci {
+    /// Puts `device` on a function whose BAR is at `bar`, [`BAR`] bytes aligned to their length. Its notifications go by
+    /// `doorbells`, its interrupts by `messages`.
+    pub fn new(
+        device: Box<dyn VirtioDevice>,
+        memory: Memory,
+        bar: Range,
+        messages: Box<dyn Messages>,
+        doorbells: Arc<dyn Doorbells>,
+    ) -> io::Result<Self> {
+        let (kind, queues) = (device.kind(), device.queue_sizes().len());
+        if queues > MAX_QUEUES {
+            return Err(io::Error::other(format!(
+                "{queues} queues: virtio-pci has at most {MAX_QUEUES} here"
+            )));
+        }
+        let count = vectors(queues);
+        let id = FIRST_DEVICE + kind.id();
+        let identity = Identity {
+            vendor: VENDOR,
+            device: id,
+            revision: 1,
+            class: class(kind),
+            subsystem_vendor: VENDOR,
+            subsystem: id,
+        };
+        let mut config = ConfigSpace::new(&identity, bar);
+        let mut body = (count - 1).to_le_bytes().to_vec();
+        body.extend(TABLE.0.to_le_bytes());
+        body.extend(PENDING.0.to_le_bytes());
+        let msix_at = config.add_capability(MSIX, &body);
+        config.allow(msix_at + 2, &[0, 0xc0]);
+        config.add_capability(VENDOR_SPECIFIC, &part(TYPE_COMMON, COMMON, &[]));
+        config.add_capability(VENDOR_SPECIFIC, &part(TYPE_NOTIFY, NOTIFY, &NOTIFY_STRIDE.to_le_bytes()));
+        config.add_capability(VENDOR_SPECIFIC, &part(TYPE_ISR, ISR, &[]));
+        config.add_capability(VENDOR_SPECIFIC, &part(TYPE_DEVICE, DEVICE, &[]));
+        let window_at = config.add_capability(VENDOR_SPECIFIC, &part(TYPE_PCI, (0, 0), &[0; 4]));
+        // `bar`, then `offset` and `length`; the data goes through.
+        config.allow(window_at + 4, &[0xff]);
+        config.allow(window_at + 8, &[0xff; 8]);
+        let signals = Arc::new(Signals {
+            msix: Msix::new(count, messages),
+            isr: AtomicU8::new(0),
+            vectors: (0..count).map(|_| AtomicU16::new(NO_VECTOR)).collect(),
+            doorbells,
+            places: Mutex::new((Some(bar.start), None)),
+        });
+        Ok(Self {
+            core: Arc::new(Core::new(device, memory, signals.clone())?),
+            signals,
+            config: Mutex::new(config),
+            msix_at,
+            window_at,
+            device_feature_select: AtomicU32::new(0),
+            driver_feature_select: AtomicU32::new(0),
+            queue_select: AtomicU16::new(0),
+        })
+    }
+
+    /// The device behind the registers.
+    #[must_use]
+    pub fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    fn config(&self) -> MutexGuard<'_, ConfigSpace> {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the window capability points at, if an access to its data can mean that.
+    fn window(&self, config: &ConfigSpace, offset: u16, len: usize) -> Option<u64> {
+        let data = self.window_at + 16;
+        let (bar, at) = (config.word(self.window_at + 4) & 0xff, config.dword(self.window_at + 8));
+        let wanted = config.dword(self.window_at + 12) as usize;
+        let whole = usize::from(offset) == data && len == wanted && matches!(len, 1 | 2 | 4);
+        let inside = u64::from(at) + len as u64 <= BAR && (at as usize).is_multiple_of(len.max(1));
+        (bar == 0 && whole && inside).then_some(at.into())
+    }
+
+    /// The guest may have moved the BAR, or changed how MSI-X is.
+    fn config_written(&self, bar: Option<Range>, control: u16) {
+        self.signals.msix.set_control(control);
+        self.signals.places().0 = bar.map(|bar| bar.start);
+        self.signals.follow(self.core.doorbells(), false);
+    }
+}
+
+/// One vector for each queue, and one for configuration changes.
+#[must_use]
+pub fn vectors(queues: usize) -> u16 {
+    queues as u16 + 1
+}
+
+/// The offset in a part of the BAR, if an offset in the BAR is within it.
+fn within(offset: u64, (start, len): (u32, u32)) -> Option<u64> {
+    offset.checked_sub(start.into()).filter(|&at| at < len.into())
+}
+
+impl Function for VirtioPci {
+    fn read_config(&self, offset: u16, data: &mut [u8]) {
+        let config = self.config();
+        match self.window(&config, offset, data.len()) {
+            Some(at) => {
+                drop(config);
+                self.read_bar(at, data);
+            }
+            None => config.read(offset, data),
+        }
+    }
+
+    fn write_config(&self, offset: u16, data: &[u8]) {
+        let mut config = self.config();
+        if let Some(at) = self.window(&config, offset, data.len()) {
+            drop(config);
+            return self.write_bar(at, data);
+        }
+        let before = (config.bar(), config.word(self.msix_at + 2));
+        config.write(offset, data);
+        let after = (config.bar(), config.word(self.msix_at + 2));
+        drop(config);
+        if after != before {
+            self.config_written(after.0, after.1);
+        }
+    }
+
+    fn bar(&self) -> Option<Range> {
+        self.config().bar()
+    }
+
+    fn read_bar(&self, offset: u64, data: &mut [u8]) {
+        if let Some(at) = within(offset, COMMON) {
+            self.read_common(at, data);
+        } else if within(offset, ISR) == Some(0) {
+            // Reading acknowledges.
+            data.fill(0);
+            data[0] = self.signals.isr.swap(0, Ordering::SeqCst);
+        } else if let Some(at) = within(offset, DEVICE) {
+            self.core.read_config(at, data);
+        } else if let Some(at) = within(offset, TABLE) {
+            self.signals.msix.read_table(at, data);
+        } else if let Some(at) = within(offset, PENDING) {
+            self.signals.msix.read_pending(at, data);
+        }
+    }
+
+    fn write_bar(&self, offset: u64, data: &[u8]) {
+        if let Some(at) = within(offset, COMMON) {
+            self.write_common(at, data);
+        } else if let Some(at) = within(offset, DEVICE) {
+            self.core.write_config(at, data);
+        } else if let Some(at) = within(offset, NOTIFY) {
+            // Reaches us only where the doorbell is not connected.
+            self.core.ring((at / u64::from(NOTIFY_STRIDE)) as u16);
+        } else if let Some(at) = within(offset, TABLE) {
+            self.signals.msix.write_table(at, data);
+        }
+    }
+
+    fn save(&self) -> Vec<u8> {
+        let Self {
+            core,
+            signals,
+            config: _,
+            msix_at: _,
+            window_at: _,
+            device_feature_select,
+            driver_feature_select,
+            queue_select,
+        } = self;
+        let Signals { msix, isr, vectors, doorbells: _, places: _ } = signals.as_ref();
+        state::encode(&PciState {
+            core: core.save(),
+            config: self.config().bytes().to_vec(),
+            msix: msix.save(),
+            isr: isr.load(Ordering::SeqCst),
+            vectors: vectors.iter().map(|vector| vector.load(Ordering::SeqCst)).collect(),
+            device_feature_select: device_feature_select.load(Ordering::Relaxed),
+            driver_feature_select: driver_feature_select.load(Ordering::Relaxed),
+            queue_select: queue_select.load(Ordering::Relaxed),
+        })
+    }
+
+    fn restore(&self, saved: &[u8]) -> Result<(), state::Error> {
+        let PciState {
+            core,
+            config,
+            msix,
+            isr,
+            vectors,
+            device_feature_select,
+            driver_feature_select,
+            queue_select,
+        } = state::decode(saved)?;
+        let damaged = state::Error::Damaged { name: PciState::NAME };
+        if !self.signals.msix.restore(msix) || vectors.len() != self.signals.vectors.len() {
+            return Err(damaged);
+        }
+        self.signals.isr.store(isr, Ordering::SeqCst);
+        for (vector, saved) in self.signals.vectors.iter().zip(vectors) {
+            vector.store(saved, Ordering::SeqCst);
+        }
+        self.device_feature_select.store(device_feature_select, Ordering::Relaxed);
+        self.driver_feature_select.store(driver_feature_select, Ordering::Relaxed);
+        self.queue_select.store(queue_select, Ordering::Relaxed);
+        let mut space = self.config();
+        space.restore(&config);
+        let (bar, control) = (space.bar(), space.word(self.msix_at + 2));
+        drop(space);
+        self.config_written(bar, control);
+        self.core.restore(&core)
+    }
+}
