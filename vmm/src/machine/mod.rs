@@ -18,7 +18,7 @@ use crate::cpuid;
 use crate::devices::console::ConsoleOutput;
 use crate::devices::legacy::FwCfg;
 use crate::kvm::{self, Host, IrqchipState, Vcpu, VcpuState, Vm};
-use crate::memory::{self, Memory};
+use crate::memory::{self, HUGE_PAGE, Memory};
 use crate::resources::{Exhausted, Resources};
 use crate::state::{self, Saved};
 use crate::timeline::Timeline;
@@ -96,6 +96,10 @@ pub enum Start {
 
 /// Puts what a loader made into memory.
 pub fn load(boot: BootState, memory: &Memory) -> Result<Start, Error> {
+    // A kernel takes all of the first huge page soon; one fault is cheaper than one for each of its small pages.
+    if boot.loaded_bytes < HUGE_PAGE as u64 {
+        memory.keep_start_small()?;
+    }
     for write in &boot.writes {
         memory.fill(write.addr, write.len(), |slice| write.place(slice))?;
     }

@@ -8,8 +8,6 @@ use std::ptr;
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
-use crate::config::HugePages;
-
 /// What x86 maps by one entry of a page directory.
 pub const HUGE_PAGE: usize = 2 << 20;
 
@@ -71,18 +69,18 @@ impl Mapping {
         self.addr.cast()
     }
 
-    /// Asks for transparent huge pages, or, where the host is left to choose, against one at the start: tables and
-    /// other small things go there, and it would be cleared as a whole before the guest's first instruction.
-    pub fn advise(&self, huge: HugePages, holds_tables: bool) -> io::Result<()> {
-        let (len, advice) = match huge {
-            HugePages::Thp => (self.len, Advice::LinuxHugepage),
-            HugePages::Default if holds_tables => (self.len.min(HUGE_PAGE), Advice::LinuxNoHugepage),
-            _ => return Ok(()),
-        };
-        // SAFETY: the range is ours, and neither advice changes contents.
-        match unsafe { madvise(self.addr, len, advice) } {
+    /// Asks for transparent huge pages.
+    pub fn advise_huge(&self) -> io::Result<()> {
+        // SAFETY: the range is ours, and the advice does not change contents.
+        Ok(unsafe { madvise(self.addr, self.len, Advice::LinuxHugepage) }?)
+    }
+
+    /// Asks that what would be the first huge page be small ones.
+    pub fn advise_small_start(&self) -> io::Result<()> {
+        // SAFETY: as above.
+        match unsafe { madvise(self.addr, self.len.min(HUGE_PAGE), Advice::LinuxNoHugepage) } {
             // A kernel without transparent huge pages has nothing to be asked against.
-            Err(rustix::io::Errno::INVAL) if huge == HugePages::Default => Ok(()),
+            Err(rustix::io::Errno::INVAL) => Ok(()),
             result => Ok(result?),
         }
     }

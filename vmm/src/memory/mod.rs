@@ -20,7 +20,8 @@ use vm_memory::{
 
 use crate::config::{HugePages, MemorySpec};
 use layout::RamLayout;
-use mapping::{HUGE_PAGE, Mapping};
+pub use mapping::HUGE_PAGE;
+use mapping::Mapping;
 pub use pages::{PAGE, Pages};
 
 /// Guest memory that could not be had, or not be reached.
@@ -65,6 +66,8 @@ pub type Map = GuestMemoryMmap<Pages>;
 #[derive(Clone, Debug)]
 pub struct Memory {
     map: GuestMemoryAtomic<Map>,
+    /// Whether the host is left to choose which pages are huge.
+    host_chooses: bool,
 }
 
 /// A region as KVM wants to know it.
@@ -86,7 +89,17 @@ impl Memory {
             huge: spec.huge,
             source: io::Error::other(e),
         })?;
-        Ok(Self { map: GuestMemoryAtomic::new(map) })
+        let host_chooses = spec.huge == HugePages::Default && !spec.shared;
+        Ok(Self { map: GuestMemoryAtomic::new(map), host_chooses })
+    }
+
+    /// Where the host is left to choose, asks it for small pages at the start of RAM, where tables go: a huge one
+    /// would be cleared as a whole. For guests too small to use the rest of it; before anything is written.
+    pub fn keep_start_small(&self) -> Result<(), Error> {
+        let map = self.map.memory();
+        let Some(first) = map.iter().next().filter(|_| self.host_chooses) else { return Ok(()) };
+        let advised = first.get_mmap().bitmap().mapping().map_or(Ok(()), Mapping::advise_small_start);
+        advised.map_err(|source| Error::Map { size: HUGE_PAGE as u64, huge: HugePages::Default, source })
     }
 
     /// The map as it is now.
@@ -178,7 +191,9 @@ fn map_region(spec: &MemorySpec, range: Range) -> Result<GuestRegionMmap<Pages>,
         };
     }
     let mapping = Mapping::new(len, align, flags, file.as_ref()).map_err(fail)?;
-    mapping.advise(spec.huge, range.start == 0 && !spec.shared).map_err(fail)?;
+    if spec.huge == HugePages::Thp {
+        mapping.advise_huge().map_err(fail)?;
+    }
     let region = region(mapping, len, file).map_err(fail)?;
     GuestRegionMmap::new(region, GuestAddress(range.start))
         .ok_or_else(|| fail(io::ErrorKind::InvalidInput.into()))

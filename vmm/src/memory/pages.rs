@@ -16,7 +16,7 @@ pub const PAGE: usize = 4096;
 #[derive(Debug)]
 pub struct Pages {
     len: usize,
-    _mapping: Option<Mapping>,
+    mapping: Option<Mapping>,
     on: AtomicBool,
     words: OnceLock<Box<[AtomicU64]>>,
 }
@@ -25,7 +25,12 @@ impl Pages {
     /// The pages of a region of `len` bytes.
     #[must_use]
     pub fn new(len: usize, mapping: Option<Mapping>) -> Self {
-        Self { len, _mapping: mapping, on: AtomicBool::new(false), words: OnceLock::new() }
+        Self { len, mapping, on: AtomicBool::new(false), words: OnceLock::new() }
+    }
+
+    /// The mapping, where it is one of ours.
+    pub fn mapping(&self) -> Option<&Mapping> {
+        self.mapping.as_ref()
     }
 
     /// Starts tracking, with every page clean.
