@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rustix::fs::{FileType, fstat};
 
-use crate::config::{ConsoleSpec, FileRef, Overlay, VmSpec};
+use crate::config::{ConsoleSpec, FileRef, VmSpec};
 use crate::devices::console::Sink;
 use crate::disk;
 use crate::machine::Attachment;
@@ -113,7 +113,7 @@ impl Opened {
 fn check_descriptors(spec: &VmSpec) -> Result<(), Error> {
     let boot = &spec.boot;
     let console = if let ConsoleSpec::File(target) = &spec.console { Some(target) } else { None };
-    let all = [
+    let own = [
         ("--kernel", boot.kernel.as_ref()),
         ("--initrd", boot.initrd.as_ref()),
         ("--firmware", boot.firmware.as_ref()),
@@ -122,12 +122,9 @@ fn check_descriptors(spec: &VmSpec) -> Result<(), Error> {
     ];
     let modules = boot.modules.iter().map(|it| ("--module", Some(&it.file)));
     let files = boot.fw_cfg.iter().map(|it| ("--fw-cfg", it.file.as_ref()));
-    let disks = spec.devices.disks.iter().flat_map(|disk| {
-        let overlay = if let Some(Overlay::File(file)) = &disk.overlay { Some(file) } else { None };
-        [("--disk", Some(&disk.path)), ("--disk", overlay)]
-    });
-    for (flag, file) in all.into_iter().chain(modules).chain(files).chain(disks) {
-        if let Some(file @ FileRef::Fd(_)) = file {
+    let given = own.into_iter().chain(modules).chain(files).filter_map(|(flag, file)| Some((flag, file?)));
+    for (flag, file) in given.chain(devices::files(&spec.devices)) {
+        if let FileRef::Fd(_) = file {
             file.open().map_err(|source| Error::Open { flag, name: file.to_string(), source })?;
         }
     }

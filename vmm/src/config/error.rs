@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 
 use super::one_line::OneLine;
-use super::{Cpus, FileRef, MemorySize};
+use super::{Cid, Cpus, FileRef, MemorySize};
 
 /// A single value that cannot be. The caller adds where it stands.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -80,6 +80,9 @@ pub enum ValueError {
     /// Not the size of a disk's blocks.
     #[error("`{}` is no size of blocks: give a power of two from 512 to 2M, such as 4096 or 4K", OneLine(.0))]
     BlockSize(String),
+    /// Not a context identifier that a guest can have.
+    #[error("`{}` is no context identifier of a guest: give {} to {}", OneLine(.0), Cid::MIN.get(), Cid::MAX.get())]
+    Cid(String),
     /// Neither `on` nor `off`.
     #[error("`{}` is neither on nor off: write one of them", OneLine(.0))]
     Switch(String),

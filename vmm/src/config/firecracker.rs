@@ -9,13 +9,14 @@ use serde_json::{Map, Value};
 use super::keys::{fields, nearest};
 use super::load::read_json;
 use super::{
-    Cmdline, ConsoleSpec, Cpus, Error, FileRef, HugePages, MemorySize, Place, RawConfig, RawMemory,
-    ValueError,
+    Cid, Cmdline, ConsoleSpec, Cpus, Error, FileRef, HugePages, MemorySize, Place, RawConfig, RawMemory,
+    ValueError, VsockConfig,
 };
 
 const BOOT: &str = "boot-source";
 const MACHINE: &str = "machine-config";
 const SERIAL: &str = "serial";
+const VSOCK: &str = "vsock";
 
 /// All sections; those of which any content is refused are not looked into.
 #[derive(Deserialize)]
@@ -34,7 +35,7 @@ struct Document {
     mmds_config: Option<Value>,
     network_interfaces: Option<Value>,
     pmem: Option<Value>,
-    vsock: Option<Value>,
+    vsock: Option<Vsock>,
 }
 
 #[derive(Deserialize)]
@@ -69,6 +70,15 @@ struct Serial {
     rate_limiter: Option<Value>,
 }
 
+/// The numbers and names are those of `--vsock`; `vsock_id` means nothing any more.
+#[derive(Deserialize)]
+struct Vsock {
+    guest_cid: Cid,
+    uds_path: FileRef,
+    #[serde(rename = "vsock_id")]
+    _id: Option<String>,
+}
+
 /// Whether a JSON configuration is of Firecracker's form: ours has no such keys.
 pub(super) fn recognises(document: &Map<String, Value>) -> bool {
     document.contains_key(BOOT) || document.contains_key(MACHINE)
@@ -77,9 +87,12 @@ pub(super) fn recognises(document: &Map<String, Value>) -> bool {
 /// Reads a configuration of Firecracker's form; `content` is what `text` says.
 pub(super) fn parse(file: &FileRef, text: &str, content: &Map<String, Value>) -> Result<RawConfig, Error> {
     check_keys(file, "", content, fields::<Document>())?;
-    for (section, known) in
-        [(BOOT, fields::<BootSource>()), (MACHINE, fields::<MachineConfig>()), (SERIAL, fields::<Serial>())]
-    {
+    for (section, known) in [
+        (BOOT, fields::<BootSource>()),
+        (MACHINE, fields::<MachineConfig>()),
+        (SERIAL, fields::<Serial>()),
+        (VSOCK, fields::<Vsock>()),
+    ] {
         match content.get(section) {
             None | Some(Value::Null) => {}
             Some(Value::Object(inner)) => check_keys(file, section, inner, known)?,
@@ -136,14 +149,14 @@ impl Document {
             ("mmds-config", mmds_config, "metadata service"),
             ("network-interfaces", network_interfaces, "network interfaces"),
             ("pmem", pmem, "persistent memory"),
-            ("vsock", vsock, "vsock device"),
         ] {
             refuse(file, section, content.as_ref(), what)?;
         }
         let boot = boot_source.map(BootSource::into_raw).unwrap_or_default();
         let machine = machine_config.map(|machine| machine.into_raw(file)).transpose()?.unwrap_or_default();
         let serial = serial.map(|serial| serial.into_raw(file)).transpose()?.unwrap_or_default();
-        Ok(boot.or(machine).or(serial))
+        let vsock = vsock.map(Vsock::into_config);
+        Ok(RawConfig { vsock, ..boot.or(machine).or(serial) })
     }
 }
 
@@ -188,6 +201,13 @@ impl MachineConfig {
             memory: Some(RawMemory { size: Some(size), huge, ..RawMemory::default() }),
             ..RawConfig::default()
         })
+    }
+}
+
+impl Vsock {
+    fn into_config(self) -> VsockConfig {
+        let Self { guest_cid: cid, uds_path: path, _id } = self;
+        VsockConfig { cid, path, transport: None }
     }
 }
 
@@ -240,7 +260,8 @@ mod tests {
                     "huge_pages": "2M", "cpu_template": "None"
                 },
                 "serial": { "serial_out_path": "log", "rate_limiter": null },
-                "drives": [], "network-interfaces": [], "balloon": null, "vsock": null, "logger": {},
+                "drives": [], "network-interfaces": [], "balloon": null,
+                "vsock": { "vsock_id": "v", "guest_cid": 3, "uds_path": "s" }, "logger": {},
                 "cpu-config": null, "entropy": null, "metrics": null, "mmds-config": null, "pmem": [],
                 "memory-hotplug": null
             }"#,
@@ -251,6 +272,8 @@ mod tests {
         assert_eq!(spec.boot.cmdline, "console=ttyS0");
         assert_eq!((spec.cpus, spec.memory.size, spec.memory.huge), (2, 1 << 30, HugePages::Size2M));
         assert_eq!(spec.console, ConsoleSpec::File(FileRef::Path("log".into())));
+        let vsock = spec.devices.vsock.unwrap();
+        assert_eq!((vsock.cid.get(), vsock.path), (3, FileRef::Path("s".into())));
     }
 
     #[test]
@@ -269,7 +292,6 @@ mod tests {
                 r#"network-interfaces[0] ("eth0"): Jiffy has no network interfaces"#,
             ),
             (r#""pmem": [1]"#, "pmem[0]: Jiffy has no persistent memory"),
-            (r#""vsock": { "guest_cid": 3 }"#, "vsock: Jiffy has no vsock device"),
             (r#""balloon": { "amount_mib": 0 }"#, "balloon: Jiffy has no memory balloon"),
             (r#""entropy": { "rate_limiter": null }"#, "entropy: Jiffy has no entropy device"),
             (r#""logger": { "log_path": "l" }"#, "logger: Jiffy has no log file"),

@@ -28,6 +28,7 @@ mod spec;
 #[cfg(test)]
 mod tests;
 mod value;
+mod vsock;
 
 pub use disk::{BlockSize, CacheMode, DiskConfig, DiskFormat, Overlay, Serial};
 pub use error::{Error, Place, ValueError};
@@ -45,3 +46,4 @@ pub use rng::RngConfig;
 pub use schema::schema;
 pub use spec::*;
 pub use value::{Cmdline, Cpus, Nanoseconds};
+pub use vsock::{Cid, VsockConfig};

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::value::switch;
 use super::{
     Cmdline, ConsoleSpec, Cpus, DiskConfig, FileRef, FwCfgFile, Kaslr, MachineKind, ModuleConfig,
-    Nanoseconds, Protocol, RawMemory, RngConfig, TimelineMode, TransportKind, pairs,
+    Nanoseconds, Protocol, RawMemory, RngConfig, TimelineMode, TransportKind, VsockConfig, pairs,
 };
 
 /// The configuration of a VM. Every key has the name of its flag of `jiffy run`, and what is left out has the
@@ -147,6 +147,17 @@ pub struct RawConfig {
     #[schemars(with = "Option<super::schema::Device<RngConfig>>")]
     pub rng: Option<RngConfig>,
 
+    /// Give the guest sockets to host programs, by Firecracker's convention
+    ///
+    /// A host program connects to the Unix socket at PATH, writes "CONNECT PORT" and a newline, and reads
+    /// "OK" and a number; the guest reaches the host's port N at the Unix socket PATH_N.
+    /// Options: transport=mmio|pci
+    #[arg(long, value_name = "cid=N,path=FILE[,OPTION…]", help_heading = "Devices", verbatim_doc_comment,
+          value_parser = pairs::parse::<VsockConfig>)]
+    #[serde(default, deserialize_with = "pairs::one", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<super::schema::Device<VsockConfig>>")]
+    pub vsock: Option<VsockConfig>,
+
     /// Where the serial console goes: stdio, file=FILE or off [default: stdio]
     #[arg(long, value_name = "WHERE", help_heading = "Output")]
     #[schemars(with = "Option<String>")]
@@ -188,6 +199,7 @@ impl RawConfig {
             transport,
             disk,
             rng,
+            vsock,
             console,
             timeline,
             timeline_origin,
@@ -213,6 +225,7 @@ impl RawConfig {
             transport: transport.or(other.transport),
             disk: if disk.is_empty() { other.disk } else { disk },
             rng: rng.or(other.rng),
+            vsock: vsock.or(other.vsock),
             console: console.or(other.console),
             timeline: timeline.or(other.timeline),
             timeline_origin: timeline_origin.or(other.timeline_origin),

@@ -56,6 +56,7 @@ impl RawConfig {
             devices: DevicesSpec {
                 transport: self.transport.unwrap_or_default(),
                 disks: self.disk,
+                vsock: self.vsock,
                 rng: self.rng,
             },
             console: self.console.unwrap_or_default(),
@@ -80,7 +81,7 @@ impl RawConfig {
             result,
             invtsc,
         } = spec;
-        let DevicesSpec { transport, disks, rng } = devices;
+        let DevicesSpec { transport, disks, vsock, rng } = devices;
         let BootSpec { kernel, initrd, cmdline, firmware, modules, fw_cfg, protocol, unpack, kaslr } = boot;
         let MemorySpec { size, huge, prealloc, shared } = memory;
         Ok(Self {
@@ -105,6 +106,7 @@ impl RawConfig {
             transport: Some(*transport),
             disk: disks.clone(),
             rng: rng.clone(),
+            vsock: vsock.clone(),
             console: Some(console.clone()),
             timeline: Some(*timeline),
             timeline_origin: timeline_origin.map(TryInto::try_into).transpose()?,

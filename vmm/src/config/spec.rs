@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{DiskConfig, FileRef, FwCfgFile, ModuleConfig, RngConfig};
+use super::{DiskConfig, FileRef, FwCfgFile, ModuleConfig, RngConfig, VsockConfig};
 
 /// All that determines a VM.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -163,6 +163,8 @@ pub struct DevicesSpec {
     pub transport: TransportKind,
     /// Its disks.
     pub disks: Vec<DiskConfig>,
+    /// Its socket device.
+    pub vsock: Option<VsockConfig>,
     /// Its entropy device.
     pub rng: Option<RngConfig>,
 }

@@ -199,14 +199,21 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn vsocks()(cid in 3..u32::MAX, path in files(), transport in prop::option::of(transports())) -> VsockConfig {
+        VsockConfig { cid: cid.to_string().parse().unwrap(), path, transport }
+    }
+}
+
+prop_compose! {
     fn devices()(
         transport in transports(),
         disks in prop::collection::vec(disks(), 0..3),
+        vsock in prop::option::of(vsocks()),
         rng in prop::option::of(
             prop::option::of(transports()).prop_map(|transport| RngConfig { transport }),
         ),
     ) -> DevicesSpec {
-        DevicesSpec { transport, disks, rng }
+        DevicesSpec { transport, disks, vsock, rng }
     }
 }
 

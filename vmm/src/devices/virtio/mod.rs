@@ -14,14 +14,17 @@ mod block;
 mod context;
 mod entropy;
 pub mod queue;
+pub mod scatter;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod transport;
+mod vsock;
 
 pub use block::{Block, Options as BlockOptions};
 pub use context::{Context, Descriptors, Rings};
 pub use entropy::Entropy;
 pub use queue::{Chain, Error, Queue};
+pub use vsock::{Endpoint, Vsock};
 
 use crate::state;
 

@@ -1,0 +1,121 @@
+//! From the muxer and the sockets to the guest: packets into the buffers that the driver has made available.
+
+use std::io;
+
+use zerocopy::IntoBytes;
+
+use super::packet::Header;
+use super::{QUEUE_SIZE, RECEIVE, Vsock};
+use crate::devices::virtio::queue::total;
+use crate::devices::virtio::scatter::{copy_in, part, readv};
+use crate::devices::virtio::{Chain, Context, Error};
+
+/// Buffers that are read into at once, at most.
+const MOST: usize = 32;
+
+const TOO_SMALL: Error = Error::Request("a buffer for packets of the socket device has no room for one");
+
+impl Vsock {
+    /// Gives the guest what there is for it, as far as it has made buffers available.
+    pub(super) fn deliver(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
+        let mut left = usize::from(QUEUE_SIZE);
+        while left > 0 {
+            // What is asked and granted comes before data, for which it may be the condition.
+            let given = if self.muxer.has_next() {
+                self.deliver_control(cx)?
+            } else if let Some(place) = self.sockets.next() {
+                self.deliver_data(cx, place)?
+            } else {
+                break;
+            };
+            match given {
+                Some(given) => left = left.saturating_sub(given),
+                None if cx.listen(RECEIVE)? => {}
+                None => break,
+            }
+        }
+        if left == 0 && (self.muxer.has_next() || !self.sockets.is_idle()) {
+            cx.again(RECEIVE);
+        }
+        cx.notify(RECEIVE)
+    }
+
+    /// Gives one packet without data: how many buffers it took; none if there was no buffer.
+    fn deliver_control(&mut self, cx: &mut Context<'_>) -> Result<Option<usize>, Error> {
+        let Some(chain) = cx.pop(RECEIVE)? else { return Ok(None) };
+        let Some(header) = self.muxer.next() else {
+            cx.undo_pop(RECEIVE);
+            return Ok(Some(0));
+        };
+        if copy_in(&chain.writable, 0, header.as_bytes()) < Header::LEN {
+            return Err(TOO_SMALL);
+        }
+        cx.push(RECEIVE, chain.head, Header::LEN as u32)?;
+        Ok(Some(1))
+    }
+
+    /// Gives data of one socket: how many buffers it took; none if there was no buffer.
+    fn deliver_data(&mut self, cx: &mut Context<'_>, place: u32) -> Result<Option<usize>, Error> {
+        let (Some(key), Some(socket)) = (self.sockets.key(place), self.sockets.get(place)) else {
+            return Ok(Some(0));
+        };
+        let credit = self.muxer.credit(key) as usize;
+        if !socket.readable || credit == 0 {
+            // The packet that grants more puts it back into the line.
+            return Ok(Some(0));
+        }
+        let mut buffers: Vec<(Chain<'_>, usize)> = Vec::with_capacity(socket.burst);
+        let mut room = 0;
+        while buffers.len() < socket.burst && room < credit {
+            let Some(chain) = cx.pop(RECEIVE)? else { break };
+            let here = total(&chain.writable).saturating_sub(Header::LEN as u64) as usize;
+            if here == 0 {
+                return Err(TOO_SMALL);
+            }
+            let here = here.min(credit - room);
+            room += here;
+            buffers.push((chain, here));
+        }
+        if buffers.is_empty() {
+            self.sockets.not_yet(place);
+            return Ok(None);
+        }
+        let pieces: Vec<_> =
+            buffers.iter().flat_map(|(chain, here)| part(&chain.writable, Header::LEN, *here)).collect();
+        let mut taken = 0;
+        match readv(&socket.fd, &pieces, &mut []) {
+            Ok(0) => {
+                let flags = socket.end();
+                self.muxer.shut(key, flags);
+            }
+            Ok(len) => {
+                // Less than there was room for: there was no more, unless its end is to come.
+                socket.readable = len == room || socket.hung_up;
+                socket.burst = if len == room { (2 * socket.burst).min(MOST) } else { 1 };
+                let mut left = len;
+                let mut used = Vec::with_capacity(buffers.len());
+                for (chain, here) in &buffers {
+                    let here = left.min(*here);
+                    if here == 0 {
+                        break;
+                    }
+                    left -= here;
+                    let header = self.muxer.send(key, here as u32);
+                    copy_in(&chain.writable, 0, header.as_bytes());
+                    used.push((chain.head, (Header::LEN + here) as u32));
+                }
+                cx.push_all(RECEIVE, &used)?;
+                taken = used.len();
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => socket.readable = false,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => {
+                self.muxer.abort(key);
+                self.sockets.remove(cx, place);
+            }
+        }
+        (taken..buffers.len()).for_each(|_| cx.undo_pop(RECEIVE));
+        self.sockets.again(place);
+        Ok(Some(taken))
+    }
+}
