@@ -1,26 +1,7 @@
 //! Why nothing was booted.
 
-use core::fmt;
-
 use abi::firmware::Code;
 use thiserror::Error;
-
-/// A name from a file, as far as it can be shown.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Name(pub [u8; abi::fw_cfg::NAME_MAX + 1]);
-
-impl fmt::Display for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = self.0.split(|&byte| byte == 0).next().unwrap_or_default();
-        write!(f, "{}", text.escape_ascii())
-    }
-}
-
-impl fmt::Debug for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self}")
-    }
-}
 
 /// What failed, where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]

@@ -238,6 +238,10 @@ impl Machine for Fake {
         self.memory.copy_within(from, to.start);
     }
 
+    fn fill_u32(&mut self, addr: u64, value: u32, count: usize) {
+        (0..count as u64).for_each(|i| self.write(addr + i * 4, value));
+    }
+
     fn clear(&mut self, addr: u64, len: usize) {
         let range = self.range(addr, len);
         self.memory[range].fill(0);

@@ -1,7 +1,7 @@
 //! Step 1: the firmware configuration device ([`abi::fw_cfg`]).
 
 use abi::fw_cfg::{self, DmaAccess, File, dma, key};
-use zerocopy::{FromBytes, big_endian as be};
+use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned, big_endian as be};
 
 use crate::error::Error;
 use crate::machine::Machine;
@@ -55,20 +55,32 @@ pub struct FwCfg {
     files: u32,
 }
 
-/// A file's name in words, which are quicker to compare than bytes.
-type Words = [u64; size_of::<[u8; fw_cfg::NAME_MAX + 1]>() / 8];
+/// A file's name, in words, which are quicker to compare than bytes.
+#[derive(Clone, Copy, Debug, Eq, FromBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(transparent)]
+pub struct Name([[u8; 8]; (fw_cfg::NAME_MAX + 1) / 8]);
 
-const fn words(name: [u8; fw_cfg::NAME_MAX + 1]) -> Words {
-    let (mut words, mut i) = ([0; 7], 0);
-    while i < name.len() {
-        words[i / 8] |= (name[i] as u64) << (i % 8 * 8);
-        i += 1;
+impl PartialEq for Name {
+    fn eq(&self, other: &Self) -> bool {
+        // Names start alike, and most differ in the second word.
+        let mut pairs = self.0.iter().zip(&other.0);
+        pairs.all(|(ours, theirs)| u64::from_le_bytes(*ours) == u64::from_le_bytes(*theirs))
     }
-    words
 }
 
+impl Name {
+    /// From text of at most [`fw_cfg::NAME_MAX`] bytes.
+    #[must_use]
+    pub const fn new(text: &str) -> Self {
+        Self(zerocopy::transmute!(fw_cfg::name(text)))
+    }
+}
+
+/// A name that patterns can have.
+type Words = [u64; (fw_cfg::NAME_MAX + 1) / 8];
+
 const fn known(name: &str) -> Words {
-    words(fw_cfg::name(name))
+    zerocopy::transmute!(fw_cfg::name(name))
 }
 
 /// Names of [`Files`].
@@ -99,6 +111,7 @@ impl FwCfg {
     }
 
     /// Reads the directory, which stays in memory.
+    #[inline(never)]
     pub fn directory(&mut self, machine: &mut impl Machine) -> Result<Files, Error> {
         const FILE: u32 = size_of::<File>() as u32;
         self.read(machine, key::FILE_DIR, 0, DIRECTORY.start, 4 + FILES_FIRST * FILE)?;
@@ -132,11 +145,10 @@ impl FwCfg {
     }
 
     /// A file of the directory that was read.
-    pub fn find(&self, machine: &impl Machine, name: [u8; fw_cfg::NAME_MAX + 1]) -> Option<Item> {
-        let name = words(name);
+    pub fn find(&self, machine: &impl Machine, name: &Name) -> Option<Item> {
         (0..u64::from(self.files))
             .map(|i| FILES + i * size_of::<File>() as u64)
-            .find(|&addr| machine.read::<Words>(addr + NAME_OFFSET) == name)
+            .find(|&addr| machine.read::<Name>(addr + NAME_OFFSET) == *name)
             .map(|addr| item(machine, addr))
     }
 

@@ -5,6 +5,7 @@
 extern crate std;
 
 pub mod acpi;
+pub mod bios;
 pub mod error;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
@@ -69,7 +70,14 @@ fn boot(machine: &mut impl Machine) -> Result<Entry, Error> {
     acpi::install(machine, &fw_cfg, &files, &mut map, &mut tables)?;
     low_memory::write(machine);
     let mut boot = Boot::new(machine, fw_cfg, &mut map, &mut modules, tables.rsdp());
-    payload::load(&mut boot, &files)
+    let entry = payload::load(&mut boot, &files)?;
+    if boot.bios_services {
+        bios::install(boot.machine, boot.map);
+    }
+    if let Entry::Real { cs, ip, ds, sp } = entry {
+        bios::prepare_entry(machine, cs, ip, ds, sp);
+    }
+    Ok(entry)
 }
 
 /// Says where the ROM panicked, and ends the machine.
@@ -78,6 +86,7 @@ pub fn panicked(machine: &mut impl Machine, info: &dyn fmt::Display) {
     power::off(machine, Vmm::detect(), Code::PANICKED);
 }
 
+#[inline(never)]
 fn say(machine: &mut impl Machine, line: &dyn fmt::Display) {
     // Writing to the port does not fail: without a UART the bytes go nowhere.
     let _ = write!(Serial::new(machine), "jiffy-firmware: {line}\r\n");

@@ -12,10 +12,10 @@ mod bda {
     pub const EBDA_SEGMENT: u64 = 0x40e;
     /// Which devices there are, as INT 11h says.
     pub const EQUIPMENT: u64 = 0x410;
-    /// KiB of conventional memory, as INT 12h says.
-    pub const MEMORY_SIZE: u64 = 0x413;
 }
 
+/// Where KiB of conventional memory are, as INT 12h says.
+pub const MEMORY_SIZE: u64 = 0x413;
 /// KiB of conventional memory.
 pub const CONVENTIONAL_KIB: u16 = (layout::EBDA.start >> 10) as u16;
 /// A coprocessor (bit 1), one serial port (bits 11:9), no display (bits 5:4 of an 80-column colour one would be 2).
@@ -26,7 +26,7 @@ pub fn write(machine: &mut impl Machine) {
     machine.write(bda::COM1, ports::COM1);
     machine.write(bda::EBDA_SEGMENT, (layout::EBDA.start >> 4) as u16);
     machine.write(bda::EQUIPMENT, EQUIPMENT);
-    machine.write(bda::MEMORY_SIZE, CONVENTIONAL_KIB);
+    machine.write(MEMORY_SIZE, CONVENTIONAL_KIB);
     // Its size in KiB.
     machine.write(layout::EBDA.start, (layout::EBDA.len >> 10) as u8);
 }

@@ -35,6 +35,8 @@ pub trait Machine {
     fn write_bytes(&mut self, addr: u64, bytes: &[u8]);
     /// Copies memory to where it does not overlap.
     fn copy(&mut self, from: u64, to: u64, len: usize);
+    /// Writes a value `count` times. This works at address 0, too.
+    fn fill_u32(&mut self, addr: u64, value: u32, count: usize);
     /// Writes zeros to memory.
     fn clear(&mut self, addr: u64, len: usize);
 

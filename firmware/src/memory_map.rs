@@ -57,6 +57,7 @@ pub struct MemoryMap {
 }
 
 /// Reads the memory map and takes out of it what is no RAM on any PC.
+#[inline(never)]
 pub fn read(
     machine: &mut impl Machine,
     fw_cfg: &FwCfg,

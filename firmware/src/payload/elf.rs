@@ -253,7 +253,7 @@ impl Elf {
     ) -> Result<(), error::Error> {
         for segment in &self.segments {
             let start = segment.addr.wrapping_add(offset);
-            let room = super::Error::Room { start, len: segment.mem_len };
+            let room = super::Error::Room { start };
             let end = start.checked_add(segment.mem_len).filter(|&end| end <= FOUR_GIB).ok_or(room)?;
             if !boot.map.take(start, end) {
                 return Err(room.into());

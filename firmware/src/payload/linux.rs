@@ -167,6 +167,7 @@ pub struct Image {
 }
 
 /// Loads a kernel whose first bytes are at [`HEAD`].
+#[inline(never)]
 pub fn load<M: Machine>(
     boot: &mut Boot<M>,
     image: &Image,
@@ -209,6 +210,7 @@ pub fn load<M: Machine>(
 }
 
 /// Finds the kernel its place, and keeps others out of where it will run.
+#[inline(never)]
 fn place<M: Machine>(boot: &mut Boot<M>, image: &Image, header: &SetupHeader) -> Result<u64, error::Error> {
     let len = u64::from(image.kernel.len);
     let relocatable = header.relocatable_kernel != 0;
@@ -220,7 +222,7 @@ fn place<M: Machine>(boot: &mut Boot<M>, image: &Image, header: &SetupHeader) ->
     } else {
         Some(header.pref_address.get())
     };
-    let does_not_fit = Error::Room { start: addr, len: len.max(header.init_size.get().into()) };
+    let does_not_fit = Error::Room { start: addr };
     let run_end = run.and_then(|run| run.checked_add(header.init_size.get().into())).ok_or(does_not_fit)?;
     let start = addr.min(run.unwrap_or(addr));
     let end = addr.checked_add(len).ok_or(does_not_fit)?.max(run_end);
@@ -232,6 +234,7 @@ fn place<M: Machine>(boot: &mut Boot<M>, image: &Image, header: &SetupHeader) ->
 }
 
 /// All modules, one behind the other; address and length.
+#[inline(never)]
 fn initrd<M: Machine>(boot: &mut Boot<M>, addr_max: u32) -> Result<(u64, u64), error::Error> {
     let padded = |module: &Module| u64::from(module.len).next_multiple_of(4);
     let len: u64 = boot.modules.iter().map(padded).sum();
@@ -254,6 +257,7 @@ fn initrd<M: Machine>(boot: &mut Boot<M>, addr_max: u32) -> Result<(u64, u64), e
     Ok((start, end - start))
 }
 
+#[inline(never)]
 fn zero_page<M: Machine>(boot: &mut Boot<M>, header: &SetupHeader) {
     let (machine, page) = (&mut *boot.machine, ZERO_PAGE.start);
     machine.clear(page, ZERO_PAGE.len as usize);
@@ -271,6 +275,7 @@ fn zero_page<M: Machine>(boot: &mut Boot<M>, header: &SetupHeader) {
 }
 
 /// The setup code with the header as it is to see it.
+#[inline(never)]
 fn real_mode<M: Machine>(
     boot: &mut Boot<M>,
     image: &Image,
@@ -286,7 +291,7 @@ fn real_mode<M: Machine>(
     let header_len = (0x202 - HEADER + usize::from(header.jump[1])).min(size_of::<SetupHeader>());
     let bytes = header.as_bytes().get(..header_len).unwrap_or_default();
     boot.machine.write_bytes(SETUP.start + HEADER as u64, bytes);
-    boot.bios_services = true;
+    boot.offer_bios()?;
     let segment = (SETUP.start >> 4) as u16;
     Ok(Entry::Real { cs: segment + 0x20, ip: 0, ds: segment, sp: HEAP_END })
 }

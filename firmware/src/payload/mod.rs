@@ -60,12 +60,10 @@ pub enum Error {
         max: u32,
     },
     /// Not RAM, somebody else's, or not below 4 GiB.
-    #[error("no room for {len:#x} bytes at {start:#x}: there is no free memory")]
+    #[error("no room at {start:#x}: not enough memory from there on, or it is taken")]
     Room {
         /// From where.
         start: u64,
-        /// How many bytes.
-        len: u64,
     },
     /// The modules do not fit.
     #[error("no room for modules of {len:#x} bytes")]
@@ -133,11 +131,12 @@ pub struct Boot<'a, M> {
     pub rsdp: Option<u64>,
     /// What was asked for.
     pub protocol: Option<Protocol>,
-    /// Set by loaders whose payload may call the BIOS.
+    /// Whether the payload may call the BIOS.
     pub bios_services: bool,
 }
 
 /// Loads whatever there is.
+#[inline(never)]
 pub fn load<M: Machine>(boot: &mut Boot<M>, files: &Files) -> Result<Entry, error::Error> {
     if let Some(file) = files.protocol {
         boot.protocol = Some(asked(boot, file)?);
@@ -154,6 +153,7 @@ pub fn load<M: Machine>(boot: &mut Boot<M>, files: &Files) -> Result<Entry, erro
 }
 
 /// Loads a file.
+#[inline(never)]
 fn file<M: Machine>(boot: &mut Boot<M>, kernel: Item) -> Result<Entry, error::Error> {
     let len = kernel.size.min(HEAD.len as u32);
     boot.fw_cfg.read(boot.machine, kernel.select, 0, HEAD.start, len)?;
@@ -193,6 +193,7 @@ fn file<M: Machine>(boot: &mut Boot<M>, kernel: Item) -> Result<Entry, error::Er
     }
 }
 
+#[inline(never)]
 fn asked<M: Machine>(boot: &mut Boot<M>, file: Item) -> Result<Protocol, error::Error> {
     let len = file.size.min(32);
     boot.fw_cfg.read(boot.machine, file.select, 0, HEAD.start, len)?;
@@ -214,6 +215,12 @@ impl<'a, M: Machine> Boot<'a, M> {
         let cmdline = Source { item: abi::fw_cfg::key::CMDLINE_DATA, offset: 0, len: 0 };
         let (protocol, bios_services) = (None, false);
         Self { machine, fw_cfg, map, cmdline, modules, rsdp, protocol, bios_services }
+    }
+
+    /// Gives the payload BIOS services: before it is told of any memory.
+    fn offer_bios(&mut self) -> Result<(), error::Error> {
+        self.bios_services = true;
+        Ok(crate::bios::reserve(self.machine, self.map)?)
     }
 
     /// Takes the command line from a file, or from where the VMM's own is.

@@ -53,6 +53,7 @@ pub const MAX: usize = COUNT_MAX as usize + 1;
 pub type Modules = ArrayVec<Module, MAX>;
 
 /// Finds out which modules there are.
+#[inline(never)]
 pub fn find(
     machine: &mut impl Machine,
     fw_cfg: &FwCfg,

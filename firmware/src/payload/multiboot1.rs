@@ -146,6 +146,7 @@ impl Addresses {
     }
 
     /// Loads a kernel that says where it goes.
+    #[inline(never)]
     pub fn load<M: Machine>(
         &self,
         boot: &mut Boot<M>,
@@ -155,7 +156,7 @@ impl Addresses {
     ) -> Result<(), error::Error> {
         let (start, end) = (u64::from(to), u64::from(to) + u64::from(plan.mem_len));
         if end > FOUR_GIB || !boot.map.take(start, end) {
-            return Err(super::Error::Room { start, len: plan.mem_len.into() }.into());
+            return Err(super::Error::Room { start }.into());
         }
         boot.fw_cfg.read(boot.machine, file.item, file.offset + plan.offset, start, plan.file_len)?;
         let zeros = start + u64::from(plan.file_len);
@@ -170,6 +171,7 @@ pub fn load<M: Machine>(boot: &mut Boot<M>, file: Source, header: &Header) -> Re
     if header.flags & REQUIRED & !KNOWN != 0 {
         return Err(super::Error::from(Error::Required { flags: header.flags }).into());
     }
+    boot.offer_bios()?;
     let (entry, kernel_end) = match &header.addresses {
         Some(addresses) => {
             let plan = addresses.plan(header.offset, file.len).map_err(super::Error::from)?;
@@ -201,12 +203,12 @@ pub fn load<M: Machine>(boot: &mut Boot<M>, file: Source, header: &Header) -> Re
     };
     memory(boot, &mut info, &mut boot_info)?;
     boot.machine.write(at, boot_info);
-    boot.bios_services = true;
     Ok(Entry::Protected { eip: entry, eax: LOADER_MAGIC, ebx: at as u32, esi: 0 })
 }
 
 /// A kernel that the VMM has put together (QEMU, `hw/i386/multiboot.c`): its bytes with modules and strings behind them
 /// are one item, its information structure another.
+#[inline(never)]
 pub fn load_prepared<M: Machine>(
     boot: &mut Boot<M>,
     addr: u64,
@@ -216,9 +218,10 @@ pub fn load_prepared<M: Machine>(
     if let Some(protocol) = boot.protocol.filter(|&asked| asked != Protocol::Multiboot1) {
         return Err(super::Error::NoEntry { protocol }.into());
     }
+    boot.offer_bios()?;
     let end = addr + u64::from(len);
     if end > FOUR_GIB || !boot.map.take(addr, end) {
-        return Err(super::Error::Room { start: addr, len: len.into() }.into());
+        return Err(super::Error::Room { start: addr }.into());
     }
     boot.fw_cfg.read(boot.machine, key::KERNEL_DATA, 0, addr, len)?;
     let prepared = Error::Prepared(info_len);
@@ -231,7 +234,6 @@ pub fn load_prepared<M: Machine>(
     let mut boot_info: BootInfo = boot.machine.read(at);
     memory(boot, &mut info, &mut boot_info)?;
     boot.machine.write(at, boot_info);
-    boot.bios_services = true;
     let entry = boot.fw_cfg.number(boot.machine, key::KERNEL_ENTRY)?;
     Ok(Entry::Protected { eip: entry, eax: LOADER_MAGIC, ebx: at as u32, esi: 0 })
 }
@@ -323,6 +325,7 @@ fn memory<M: Machine>(
 }
 
 /// The command line, with a file's name before it.
+#[inline(never)]
 fn cmdline<M: Machine>(boot: &mut Boot<M>, info: &mut Info) -> Result<u64, error::Error> {
     boot.load_cmdline()?;
     let len = boot.cmdline.len + IMAGE_NAME.len() as u32;
@@ -333,6 +336,7 @@ fn cmdline<M: Machine>(boot: &mut Boot<M>, info: &mut Info) -> Result<u64, error
 }
 
 /// Puts modules in place, above the kernel, and makes a list of them; its length and place.
+#[inline(never)]
 fn modules<M: Machine>(
     boot: &mut Boot<M>,
     info: &mut Info,

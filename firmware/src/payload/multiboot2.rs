@@ -102,6 +102,7 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
 
 impl Header {
     /// Looks for a header.
+    #[inline(never)]
     pub fn find(head: &[u8]) -> Result<Option<Self>, Error> {
         let quads = head.as_chunks::<8>().0;
         let found = quads.iter().position(|quad| quad.first_chunk() == Some(&MAGIC.to_le_bytes()));
@@ -174,8 +175,10 @@ impl Header {
 }
 
 /// Loads a kernel.
+#[inline(never)]
 pub fn load<M: Machine>(boot: &mut Boot<M>, file: Source, header: &Header) -> Result<Entry, error::Error> {
     let wrong = |error: Error| error::Error::from(super::Error::from(error));
+    boot.offer_bios()?;
     let (entry, start, moved, kernel_end);
     if let Some([header_addr, load, load_end, bss_end]) = header.address {
         let entry_addr = header.entry.ok_or(wrong(Error::Addresses))?;
@@ -201,7 +204,6 @@ pub fn load<M: Machine>(boot: &mut Boot<M>, file: Source, header: &Header) -> Re
     }
     let load_base = header.relocatable.map(|_| start.wrapping_add(moved));
     let info = information(boot, header, kernel_end, load_base)?;
-    boot.bios_services = true;
     Ok(Entry::Protected { eip: entry.wrapping_add(moved), eax: LOADER_MAGIC, ebx: info, esi: 0 })
 }
 
@@ -217,7 +219,7 @@ fn place<M: Machine>(boot: &Boot<M>, header: &Header, start: u32, len: u64) -> R
             if fits { Some(at) } else { boot.map.find_bottom(len, align.into(), floor, limit) }
         }
     };
-    Ok(found.ok_or(super::Error::Room { start: start.into(), len })? as u32)
+    Ok(found.ok_or(super::Error::Room { start: start.into() })? as u32)
 }
 
 /// The answer, being written.
@@ -241,6 +243,7 @@ impl<M: Machine> Tags<'_, M> {
     }
 }
 
+#[inline(never)]
 fn information<M: Machine>(
     boot: &mut Boot<M>,
     header: &Header,

@@ -15,6 +15,7 @@ use crate::places::{CMDLINE, HEAD};
 const NOTES_MAX: u32 = 4096;
 
 /// The kernel's PVH entry, if it has one.
+#[inline(never)]
 pub fn entry<M: Machine>(boot: &mut Boot<M>, file: Source, elf: &Elf) -> Result<Option<u32>, error::Error> {
     for note in &elf.notes {
         let len = note.file_len.min(NOTES_MAX);
@@ -46,6 +47,7 @@ pub fn find(mut notes: &[u8], align: usize) -> Option<u32> {
 }
 
 /// Loads a kernel.
+#[inline(never)]
 pub fn load<M: Machine>(
     boot: &mut Boot<M>,
     file: Source,
@@ -61,13 +63,14 @@ pub fn load<M: Machine>(
 }
 
 /// Enters a kernel that the VMM has put into memory.
+#[inline(never)]
 pub fn load_prepared<M: Machine>(boot: &mut Boot<M>, addr: u64, len: u32) -> Result<Entry, error::Error> {
     if let Some(protocol) = boot.protocol.filter(|&asked| asked != Protocol::Pvh) {
         return Err(Error::NoEntry { protocol }.into());
     }
     let entry = boot.fw_cfg.number(boot.machine, abi::fw_cfg::key::KERNEL_ENTRY)?;
     if !boot.map.take(addr, addr + u64::from(len)) {
-        return Err(Error::Room { start: addr, len: len.into() }.into());
+        return Err(Error::Room { start: addr }.into());
     }
     enter(boot, entry)
 }
@@ -79,6 +82,7 @@ fn enter<M: Machine>(boot: &mut Boot<M>, entry: u32) -> Result<Entry, error::Err
 
 /// Puts modules in place and tells all about them; returns where. With `low_reserved` the memory map calls the first
 /// 1 MiB reserved.
+#[inline(never)]
 pub fn start_info<M: Machine>(boot: &mut Boot<M>, low_reserved: bool) -> Result<u64, error::Error> {
     boot.load_cmdline()?;
     let mut info = Info::default();

@@ -12,6 +12,7 @@ use crate::machine::Machine;
 use crate::places::HEAD;
 
 /// Loads it.
+#[inline(never)]
 pub fn load<M: Machine>(boot: &mut Boot<M>, files: &Files, initrd: u32) -> Result<Entry, error::Error> {
     let len = boot.fw_cfg.number(boot.machine, key::KERNEL_SIZE)?;
     if len == 0 {

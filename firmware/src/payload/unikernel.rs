@@ -11,6 +11,7 @@ use crate::memory_map::FOUR_GIB;
 use crate::places::STACK;
 
 /// Loads it.
+#[inline(never)]
 pub fn load<M: Machine>(boot: &mut Boot<M>, file: Source, elf: &Elf) -> Result<Entry, error::Error> {
     let identity = elf.segments.iter().all(|it| it.virt == it.addr);
     if !elf.is_fixed_x86_64 || !identity || elf.extent().start < abi::layout::HIGH_RAM_START {

@@ -1,6 +1,9 @@
 //! The chipsets that a PC of QEMU's has.
 
+use abi::layout;
+
 use super::config::Function;
+use crate::bios;
 use crate::machine::Machine;
 
 /// What is at 0:0.0.
@@ -37,9 +40,12 @@ impl Chipset {
     /// Makes the F segment RAM, where it is ROM. Elsewhere it is RAM with the ROM's copy.
     pub fn open_f_segment(self, machine: &mut impl Machine) {
         match self {
-            Self::None => {}
+            Self::None => return,
             Self::I440fx => HOST_BRIDGE.port_write_u8(machine, I440FX_PAM0, PAM_RAM),
             Self::Q35 => HOST_BRIDGE.port_write_u8(machine, Q35_PAM0, PAM_RAM),
         }
+        // With the code that real mode needs, as it is elsewhere.
+        let code = bios::CODE;
+        machine.copy(layout::ROM.end() - code.len, code.start, code.len as usize);
     }
 }

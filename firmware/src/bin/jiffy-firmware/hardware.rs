@@ -123,6 +123,15 @@ impl Machine for Hardware {
         unsafe { ptr::copy_nonoverlapping(at::<u8>(from).cast_const(), at(to), len) };
     }
 
+    fn fill_u32(&mut self, addr: u64, value: u32, count: usize) {
+        // Not by a pointer: none that Rust knows can be null.
+        // SAFETY: the range is mapped, and no Rust object's.
+        unsafe {
+            asm!("rep stosd", in("eax") value, inout("rdi") addr => _, inout("rcx") count => _,
+                options(nostack, preserves_flags));
+        }
+    }
+
     fn clear(&mut self, addr: u64, len: usize) {
         // SAFETY: the range is mapped, and no Rust object's.
         unsafe { ptr::write_bytes(at::<u8>(addr), 0, len) };

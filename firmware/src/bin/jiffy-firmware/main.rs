@@ -12,6 +12,7 @@ use core::arch::global_asm;
 use core::panic::PanicInfo;
 
 use abi::{layout, unikernel};
+use firmware::bios;
 use firmware::handover::Entry;
 use firmware::places::PAGE_TABLES;
 use hardware::Hardware;
@@ -40,6 +41,14 @@ const DATA: u16 = 3 << 3;
 /// As Linux's 32-bit boot protocol wants it.
 const PAYLOAD_CODE32: u16 = 2 << 3;
 const _: () = assert!(CODE64 == unikernel::CODE_SELECTOR && DATA == unikernel::DATA_SELECTOR);
+
+const CODE16: u16 = 4 << 3;
+const DATA16: u16 = 5 << 3;
+/// A segment as real mode has it: of 64 KiB. (The code's base, 0xf0000, is added where it is used.)
+const GDT_DATA16: DescriptorFlags = DescriptorFlags::KERNEL_DATA
+    .difference(DescriptorFlags::GRANULARITY.union(DescriptorFlags::DEFAULT_SIZE))
+    .difference(DescriptorFlags::LIMIT_16_19);
+const GDT_CODE16: DescriptorFlags = GDT_DATA16.union(DescriptorFlags::EXECUTABLE);
 
 global_asm!(
     include_str!("entry.S"),
@@ -70,10 +79,34 @@ global_asm!(
     EFER = const EFER,
     options(att_syntax)
 );
+global_asm!(
+    include_str!("bios.S"),
+    REAL_MODE_BASE = const layout::ROM.end() - 0x1_0000,
+    STATE = const bios::STATE.start,
+    BIOS_TABLES = const bios::TABLES.start,
+    CODE32 = const CODE32,
+    CODE64 = const CODE64,
+    DATA = const DATA,
+    CODE16 = const CODE16,
+    DATA16 = const DATA16,
+    GDT_CODE32 = const DescriptorFlags::KERNEL_CODE32.bits(),
+    GDT_CODE64 = const DescriptorFlags::KERNEL_CODE64.bits(),
+    GDT_DATA = const DescriptorFlags::KERNEL_DATA.bits(),
+    GDT_CODE16 = const GDT_CODE16.bits() | 0xf_0000 << 16,
+    GDT_DATA16 = const GDT_DATA16.bits(),
+    CR0_PROTECTED = const CR0_PROTECTED.bits(),
+    CR0_LONG = const CR0_LONG.bits(),
+    CR0_REAL = const Cr0Flags::EXTENSION_TYPE.bits(),
+    CR4_LONG = const CR4_LONG.bits(),
+    EFER = const EFER,
+    EFER_LONG = const EferFlags::LONG_MODE_ENABLE.bits(),
+    options(att_syntax)
+);
 global_asm!(include_str!("../../../../vmm/abi/src/memory.S"));
 
 unsafe extern "sysv64" {
     fn enter_protected(eip: u32, eax: u32, ebx: u32, esi: u32) -> !;
+    fn enter_real() -> !;
     fn enter_long(rip: u64, rdi: u64, rsi: u64, rsp: u64) -> !;
 }
 
@@ -87,8 +120,18 @@ extern "sysv64" fn firmware_main() -> ! {
         Some(Entry::Protected { eip, eax, ebx, esi }) => unsafe { enter_protected(eip, eax, ebx, esi) },
         // SAFETY: as above.
         Some(Entry::Long { rip, rdi, rsi, rsp }) => unsafe { enter_long(rip, rdi, rsi, rsp) },
-        Some(Entry::Real { .. }) | None => halt(),
+        // SAFETY: as above; where it goes is in memory.
+        Some(Entry::Real { .. }) => unsafe { enter_real() },
+        None => halt(),
     }
+}
+
+/// Called by bios.S, in the state that it describes.
+#[unsafe(no_mangle)]
+extern "sysv64" fn bios_service(frame: u64) {
+    // SAFETY: the payload waits until this is done, and what it has is no Rust object.
+    let mut machine = unsafe { Hardware::new() };
+    bios::service(&mut machine, frame);
 }
 
 #[panic_handler]
