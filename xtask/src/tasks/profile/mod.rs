@@ -21,10 +21,10 @@ mod report;
 /// Count what each function of a boot executes, in the nested lab: jiffy's, its host's, the guest kernel's, init's
 ///
 /// Counts are exact: two runs give the same. They say nothing of caches, and nothing of what an exit costs a real
-/// processor. An ELF kernel is started by Linux's 64-bit protocol, without randomisation.
+/// processor. Linux is started by its 64-bit protocol, without randomisation.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The kernel: jiffy's own, Debian's, or a vmlinux that has its symbols
+    /// The kernel: jiffy's own, Debian's, or a file: a vmlinux, or another guest with a PVH entry; with its symbols
     #[arg(long, value_name = "fast|debian|FILE", default_value = "fast")]
     kernel: PathBuf,
     /// The guest's RAM, in MiB
@@ -89,6 +89,7 @@ fn kernel(ctx: &Ctx, wanted: &Path) -> Result<(PathBuf, Symbols)> {
 
 fn profile(ctx: &Ctx, args: &Args) -> Result<Profile> {
     let (kernel, symbols) = kernel(ctx, &args.kernel)?;
+    let is_linux = symbols.address("start_kernel").is_some();
     let programs = Programs::built(ctx, Some(symbols))?;
     let place = tempfile::tempdir()?;
     let initrd = place.path().join("initrd");
@@ -108,9 +109,10 @@ fn profile(ctx: &Ctx, args: &Args) -> Result<Profile> {
     let mut lab = Lab::new(Way::Nested(Speed::Exact { seed: args.seed }));
     lab.memory_mib = 1024 + args.memory;
     lab.file("jiffy", &built::JIFFY.path(ctx)?).file("initrd", &initrd).file("kernel", &kernel);
+    let linux = if is_linux { "--initrd {initrd} --protocol linux64" } else { "--protocol pvh" };
     let line = format!(
-        "{{jiffy}} run --kernel {{kernel}} --initrd {{initrd}} --protocol linux64 --kaslr off --cpus 1 --memory {}M \
-         --timeline json --timeline-origin {{origin}}",
+        "{{jiffy}} run --kernel {{kernel}} {linux} --kaslr off --cpus 1 --memory {}M --timeline json \
+         --timeline-origin {{origin}}",
         args.memory
     );
     let words = line.split_whitespace().map(str::to_owned).chain(args.jiffy.iter().cloned());
