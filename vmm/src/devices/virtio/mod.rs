@@ -17,6 +17,8 @@ pub mod queue;
 pub mod scatter;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+#[cfg(test)]
+mod tests;
 pub mod transport;
 mod vsock;
 

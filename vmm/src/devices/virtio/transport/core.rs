@@ -1,13 +1,14 @@
 //! The one implementation of feature negotiation, status, queue configuration, reset and saved state
 //! (sections 2 and 3.1); a transport only says at which offsets these are.
 
+mod state;
+
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::{io, mem};
 
 use event_manager::EventSet;
-use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_config::{
     VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET, VIRTIO_F_VERSION_1,
 };
@@ -16,10 +17,9 @@ use virtio_queue::QueueT;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{DEVICE_TOKEN, Transport};
-use crate::devices::virtio::queue::SavedQueue;
 use crate::devices::virtio::{Context, Descriptors, DeviceKind, Error, Queue, Rings, VirtioDevice};
 use crate::memory::Memory;
-use crate::state::{self, Saved};
+pub use state::CoreState;
 
 const FEATURES_OK: u8 = VIRTIO_CONFIG_S_FEATURES_OK as u8;
 const DRIVER_OK: u8 = VIRTIO_CONFIG_S_DRIVER_OK as u8;
@@ -61,22 +61,6 @@ pub(super) struct Inner {
     /// The device has been activated, and may touch its rings.
     active: bool,
     watched: Vec<RawFd>,
-}
-
-/// What of a device and its queues goes into a snapshot.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CoreState {
-    queues: Vec<SavedQueue>,
-    status: u8,
-    features: u64,
-    generation: u32,
-    /// The device's own; none after a reset.
-    device: Option<Vec<u8>>,
-}
-
-impl Saved for CoreState {
-    const NAME: &'static str = "virtio device";
-    const VERSION: u16 = 1;
 }
 
 impl Core {
@@ -360,54 +344,6 @@ impl Core {
                 Ok(())
             });
         }
-    }
-
-    /// The state of a device that has been drained.
-    #[must_use]
-    pub fn save(&self) -> CoreState {
-        let Self {
-            inner: _,
-            transport: _,
-            memory: _,
-            kind: _,
-            offered: _,
-            doorbells: _,
-            wake: _,
-            generation,
-        } = self;
-        let inner = self.inner();
-        let Inner { device, queues, status, features, reset, active: _, watched: _ } = &*inner;
-        CoreState {
-            queues: queues.iter().map(Queue::save).collect(),
-            status: *status,
-            features: *features,
-            generation: generation.load(Ordering::Acquire),
-            device: (!reset).then(|| device.save()),
-        }
-    }
-
-    /// Takes back what [`Core::save`] gave; the worker then activates the device if it was active.
-    pub fn restore(&self, saved: &CoreState) -> Result<(), state::Error> {
-        let CoreState { queues, status, features, generation, device } = saved;
-        let damaged = || state::Error::Damaged { name: CoreState::NAME };
-        let inner = &mut *self.inner();
-        if queues.len() != inner.queues.len() || features & !self.offered != 0 {
-            return Err(damaged());
-        }
-        for (queue, saved) in inner.queues.iter_mut().zip(queues) {
-            queue.restore(saved).map_err(|_| damaged())?;
-        }
-        if let Some(device) = device {
-            inner.device.restore(device)?;
-        }
-        (inner.status, inner.features) = (*status, *features);
-        self.generation.store(*generation, Ordering::Release);
-        let map = self.memory.map();
-        if inner.queues.iter().any(|queue| queue.is_ready() && !queue.is_valid(&map)) {
-            return Err(damaged());
-        }
-        self.wake();
-        Ok(())
     }
 }
 

@@ -218,3 +218,74 @@ impl BusDevice for Mmio {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use super::*;
+    use crate::config::{HugePages, MemorySpec};
+    use crate::devices::virtio::Entropy;
+    use crate::interrupt::{CountingLine, NoDoorbells};
+    use crate::memory::layout::RamLayout;
+
+    fn device() -> (Mmio, Arc<CountingLine>) {
+        let spec = MemorySpec { size: 2 << 20, huge: HugePages::Default, prealloc: false, shared: false };
+        let memory = Memory::new(&spec, &RamLayout::new(spec.size)).unwrap();
+        let line = Arc::new(CountingLine::default());
+        let window = Range { start: 0xd000_0000, len: WINDOW };
+        (Mmio::new(Box::new(Entropy), memory, window, line.clone(), Arc::new(NoDoorbells)).unwrap(), line)
+    }
+
+    fn read(device: &Mmio, offset: u32) -> u32 {
+        let mut data = [0xff; 4];
+        device.read(offset.into(), &mut data);
+        u32::from_le_bytes(data)
+    }
+
+    #[test]
+    fn registers_say_what_it_is() {
+        let (device, _) = device();
+        assert_eq!([0, 4, 8].map(|offset| read(&device, offset)), [MAGIC, 2, 4]);
+        device.write(VIRTIO_MMIO_DEVICE_FEATURES_SEL.into(), &[1, 0, 0, 0]);
+        assert_eq!(read(&device, VIRTIO_MMIO_DEVICE_FEATURES), 1, "VERSION_1");
+        assert_eq!(read(&device, VIRTIO_MMIO_QUEUE_NUM_MAX), 64);
+        device.write(VIRTIO_MMIO_QUEUE_SEL.into(), &[1, 0, 0, 0]);
+        assert_eq!(read(&device, VIRTIO_MMIO_QUEUE_NUM_MAX), 0, "one queue");
+        device.write(VIRTIO_MMIO_QUEUE_SEL.into(), &[0, 0, 1, 0]);
+        assert_eq!(read(&device, VIRTIO_MMIO_QUEUE_NUM_MAX), 0, "not queue 0");
+        assert_eq!(read(&device, VIRTIO_MMIO_SHM_LEN_LOW), u32::MAX);
+        let mut half = [0xff; 2];
+        device.read(0, &mut half);
+        assert_eq!(half, [0xff; 2], "no register is two bytes wide");
+    }
+
+    #[test]
+    fn one_interrupt_until_it_is_acknowledged() {
+        let (device, line) = device();
+        let count = || line.0.load(Ordering::SeqCst);
+        device.signals.interrupt_queue(0);
+        device.signals.interrupt_queue(0);
+        assert_eq!(count(), 1);
+        device.signals.interrupt_config();
+        assert_eq!((count(), read(&device, VIRTIO_MMIO_INTERRUPT_STATUS)), (2, 3));
+        device.write(VIRTIO_MMIO_INTERRUPT_ACK.into(), &[1, 0, 0, 0]);
+        assert_eq!(read(&device, VIRTIO_MMIO_INTERRUPT_STATUS), 2);
+        device.signals.interrupt_queue(0);
+        assert_eq!(count(), 3);
+        device.write(VIRTIO_MMIO_STATUS.into(), &[0; 4]);
+        assert_eq!(read(&device, VIRTIO_MMIO_INTERRUPT_STATUS), 0);
+    }
+
+    #[test]
+    fn state_comes_back() {
+        let (first, _) = device();
+        first.write(VIRTIO_MMIO_QUEUE_SEL.into(), &[5, 0, 0, 0]);
+        first.write(VIRTIO_MMIO_STATUS.into(), &[3, 0, 0, 0]);
+        first.signals.interrupt_config();
+        let (second, _) = device();
+        second.restore(&first.save().unwrap()).unwrap();
+        assert_eq!(second.save(), first.save());
+        assert_eq!(read(&second, VIRTIO_MMIO_STATUS), 3);
+    }
+}

@@ -10,6 +10,8 @@
 //! | 0x3000 | MSI-X pending bits |
 
 mod common;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering};

@@ -2,6 +2,8 @@
 //! by step. Unit tests and fuzz targets share it.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod attack;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -30,6 +32,8 @@ pub const AVAIL: u64 = 0x8000;
 pub const USED: u64 = 0xa000;
 /// Where buffers begin.
 pub const BUFFERS: u64 = 0x40_0000;
+
+pub use attack::Target;
 
 /// A transport that counts interrupts.
 #[derive(Debug, Default)]
@@ -107,14 +111,22 @@ impl FakeDriver {
     /// A driver that has not touched its device yet.
     #[must_use]
     pub fn uninitialised(device: Box<dyn VirtioDevice>) -> Self {
+        Self::on(Self::memory(), device)
+    }
+
+    /// Guest memory of [`MEMORY`] bytes.
+    fn memory() -> Memory {
         let spec = MemorySpec { size: MEMORY, huge: HugePages::Default, prealloc: false, shared: false };
-        let memory = Memory::new(&spec, &RamLayout::new(MEMORY)).unwrap();
-        Self::on(memory, device)
+        Memory::new(&spec, &RamLayout::new(MEMORY)).unwrap()
     }
 
     fn on(memory: Memory, device: Box<dyn VirtioDevice>) -> Self {
         let transport = Arc::new(FakeTransport::default());
         let core = Arc::new(Core::new(device, memory.clone(), transport.clone()).unwrap());
+        Self::behind(core, memory, transport)
+    }
+
+    fn behind(core: Arc<Core>, memory: Memory, transport: Arc<FakeTransport>) -> Self {
         let mut worker = EventManager::new().unwrap();
         worker.add_subscriber(DeviceSource::new(Arc::clone(&core)));
         Self { core, memory, transport, worker, rings: Vec::new(), buffers: BUFFERS }
@@ -136,7 +148,9 @@ impl FakeDriver {
         for queue in 0..core.queue_count() {
             let size = core.queue(queue, QueueT::max_size).min(1024);
             let base = RINGS + RINGS_STRIDE * u64::from(queue);
-            self.memory.write(base, &[0; RINGS_STRIDE as usize]).unwrap();
+            for (part, len) in [(0, 16 * size), (AVAIL, 6 + 2 * size), (USED, 6 + 8 * size)] {
+                self.memory.write(base + part, &vec![0; len.into()]).unwrap();
+            }
             core.set_queue_size(queue, size);
             core.set_queue_area(queue, Area::Descriptors, false, base as u32);
             core.set_queue_area(queue, Area::Driver, false, (base + AVAIL) as u32);
@@ -150,7 +164,12 @@ impl FakeDriver {
 
     /// Lets the worker do what there is to do; returns when nothing is ready any more.
     pub fn run(&mut self) {
-        while self.worker.run_with_timeout(0).unwrap() > 0 {}
+        // A queue that is processed again and again would keep it here.
+        for _ in 0..1000 {
+            if self.worker.run_with_timeout(0).unwrap() == 0 {
+                return;
+            }
+        }
     }
 
     /// Lets the worker wait for something to do, at most a second, and do it.

@@ -1,0 +1,186 @@
+//! A driver that means harm: it does what bytes tell it, in any order.
+
+use std::sync::Arc;
+
+use super::{AVAIL, FakeDriver, MEMORY, RINGS, RINGS_STRIDE, USED, descriptor, rings};
+use crate::bus::BusDevice;
+use crate::devices::pci::Function;
+use crate::devices::virtio::VirtioDevice;
+use crate::devices::virtio::transport::mmio::{Mmio, WINDOW};
+use crate::devices::virtio::transport::pci::{BAR, VirtioPci};
+use crate::devices::virtio::transport::{Area, CoreState};
+use crate::interrupt::{CountingLine, Message, Messages, NoDoorbells};
+use crate::state;
+
+/// Registers of a transport, for random accesses.
+enum Registers {
+    None,
+    Mmio(Arc<Mmio>),
+    Pci(Arc<VirtioPci>),
+}
+
+struct NoMessages;
+
+impl Messages for NoMessages {
+    fn send(&self, _vector: u16, _message: Message) {}
+}
+
+/// A device at the mercy of bytes. It outlives attacks: each begins with a reset.
+pub struct Target {
+    driver: FakeDriver,
+    registers: Registers,
+    /// Whether the device has asked for a reset in the last attack.
+    pub rested: bool,
+    /// Whether it has given a chain back.
+    pub served: bool,
+}
+
+/// What is left of the bytes.
+struct Script<'a>(&'a [u8]);
+
+impl Script<'_> {
+    fn number(&mut self, bytes: usize) -> u64 {
+        let (head, rest) = self.0.split_at(bytes.min(self.0.len()));
+        self.0 = rest;
+        head.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte))
+    }
+}
+
+impl Target {
+    /// A device behind a core alone, on virtio-mmio or on virtio-pci, in turn by `kind`.
+    #[must_use]
+    pub fn new(device: Box<dyn VirtioDevice>, kind: u8) -> Self {
+        let memory = FakeDriver::memory();
+        let doorbells = Arc::new(NoDoorbells);
+        let range = |len| abi::layout::Range { start: 0xc000_0000, len };
+        let (driver, registers) = match kind % 3 {
+            0 => (FakeDriver::on(memory, device), Registers::None),
+            1 => {
+                let line = Arc::new(CountingLine::default());
+                let mmio = Mmio::new(device, memory.clone(), range(WINDOW), line, doorbells);
+                let mmio = Arc::new(mmio.expect("descriptors"));
+                (FakeDriver::behind(mmio.core().clone(), memory, Arc::default()), Registers::Mmio(mmio))
+            }
+            _ => {
+                let pci = VirtioPci::new(device, memory.clone(), range(BAR), Box::new(NoMessages), doorbells);
+                let pci = Arc::new(pci.expect("descriptors"));
+                (FakeDriver::behind(pci.core().clone(), memory, Arc::default()), Registers::Pci(pci))
+            }
+        };
+        Self { driver, registers, rested: false, served: false }
+    }
+
+    /// Does what `script` says, then gives the device back as a driver would find it that starts anew: it has to work.
+    pub fn attack(&mut self, script: &[u8]) -> &mut FakeDriver {
+        self.driver.initialise(u64::MAX);
+        let mut script = Script(script);
+        (self.rested, self.served) = (false, false);
+        while !script.0.is_empty() {
+            self.step(&mut script);
+            self.rested |= self.driver.needs_reset();
+            let mut used = [0; 2];
+            self.driver.memory.read(RINGS + USED + 2, &mut used).expect("in memory");
+            self.served |= used != [0; 2];
+        }
+        self.driver.initialise(u64::MAX);
+        &mut self.driver
+    }
+
+    fn step(&mut self, script: &mut Script<'_>) {
+        let core = Arc::clone(&self.driver.core);
+        let (what, queue) = (script.number(1), script.number(1) as u16 % (core.queue_count() + 1));
+        let write = |addr: u64, data: &[u8]| {
+            // What would be outside of memory is no attack on the device.
+            let _ = self.driver.memory.write(addr, data);
+        };
+        match what % 16 {
+            0 => core.set_status(script.number(1) as u8),
+            1 => core.set_queue_size(queue, script.number(2) as u16),
+            2 => {
+                let areas = [Area::Descriptors, Area::Driver, Area::Device];
+                let area = areas[script.number(1) as usize % 3];
+                core.set_queue_area(queue, area, script.number(1) == 0xff, script.number(4) as u32);
+            }
+            3 => core.set_queue_ready(queue, script.number(1) & 1 == 1),
+            4 => core.set_driver_features(script.number(1) as u32, script.number(4) as u32),
+            5 | 6 => {
+                core.ring(queue);
+                self.driver.run();
+            }
+            7 => write(RINGS + script.number(2) % (RINGS_STRIDE * 2), &script.number(8).to_le_bytes()),
+            8 | 9 => {
+                let index = script.number(1);
+                // Mostly in memory, at times at or beyond its end.
+                let addr = script.number(3).wrapping_mul(MEMORY >> 23);
+                let (len, flags, next) = (script.number(3) as u32, script.number(1), script.number(1));
+                write(rings(queue) + 16 * index, &descriptor(addr, len, flags as u16 & 7, next as u16));
+            }
+            10 | 11 => {
+                let (slot, head, index) = (script.number(1), script.number(1), script.number(1));
+                write(rings(queue) + AVAIL + 4 + 2 * slot, &(head as u16).to_le_bytes());
+                write(rings(queue) + AVAIL + 2, &(index as u16).to_le_bytes());
+            }
+            12 => self.registers(script),
+            13 => {
+                let mut data = [0; 8];
+                core.read_config(script.number(1), &mut data);
+                core.write_config(script.number(1), &script.number(8).to_le_bytes());
+            }
+            14 => {
+                core.drain();
+                let saved = state::encode(&core.save());
+                let saved = state::decode::<CoreState>(&saved).expect("what was encoded");
+                // A device that a hostile driver has left in a state of no sense may refuse it.
+                let _ = core.restore(&saved);
+                self.driver.run();
+            }
+            // Seldom: it starts a thread.
+            _ if script.number(1) == 0xff => self.race(queue, script.number(8)),
+            _ => {}
+        }
+    }
+
+    /// A read or a write of any width, anywhere in the transport's registers.
+    fn registers(&self, script: &mut Script<'_>) {
+        let (write, offset) = (script.number(1), script.number(2));
+        let mut data = script.number(8).to_le_bytes();
+        let data = &mut data[..1 << (write >> 1 & 3)];
+        match (&self.registers, write & 1 == 1) {
+            (Registers::None, _) => {}
+            (Registers::Mmio(mmio), true) => {
+                mmio.write(offset % WINDOW, data);
+            }
+            (Registers::Mmio(mmio), false) => mmio.read(offset % WINDOW, data),
+            (Registers::Pci(pci), true) if offset & 0x8000 != 0 => {
+                pci.write_config(offset as u16 & 0xff, data);
+            }
+            (Registers::Pci(pci), false) if offset & 0x8000 != 0 => {
+                pci.read_config(offset as u16 & 0xff, data);
+            }
+            (Registers::Pci(pci), true) => pci.write_bar(offset % BAR, data),
+            (Registers::Pci(pci), false) => pci.read_bar(offset % BAR, data),
+        }
+    }
+
+    /// Changes rings while the worker reads them.
+    fn race(&mut self, queue: u16, seed: u64) {
+        let memory = self.driver.memory.clone();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let mut random = seed | 1;
+                for _ in 0..64 {
+                    // xorshift: enough to be irregular.
+                    random ^= random << 13;
+                    random ^= random >> 7;
+                    random ^= random << 17;
+                    let at = rings(queue) + [0, AVAIL][random as usize & 1] + (random >> 8) % 64;
+                    let _ = memory.write(at, &random.to_le_bytes()[..2]);
+                }
+            });
+            for _ in 0..8 {
+                self.driver.core.ring(queue);
+                self.driver.run();
+            }
+        });
+    }
+}

@@ -1,0 +1,164 @@
+//! Registers of virtio-pci, as a driver finds them.
+
+use super::*;
+use crate::config::{HugePages, MemorySpec};
+use crate::devices::virtio::Entropy;
+use crate::interrupt::Message;
+use crate::memory::layout::RamLayout;
+
+type Log<T> = Arc<Mutex<Vec<T>>>;
+
+#[derive(Clone, Default)]
+struct Outside {
+    sent: Log<u16>,
+    doorbells: Log<(bool, u64)>,
+}
+
+impl Messages for Outside {
+    fn send(&self, vector: u16, _message: Message) {
+        self.sent.lock().unwrap().push(vector);
+    }
+}
+
+impl Doorbells for Outside {
+    fn connect(&self, addr: u64, value: Option<u32>, _event: &EventFd) {
+        assert_eq!(value, None);
+        self.doorbells.lock().unwrap().push((true, addr));
+    }
+
+    fn disconnect(&self, addr: u64, _value: Option<u32>, _event: &EventFd) {
+        self.doorbells.lock().unwrap().push((false, addr));
+    }
+}
+
+const START: u64 = 0xc000_0000;
+
+fn device() -> (VirtioPci, Outside) {
+    let spec = MemorySpec { size: 2 << 20, huge: HugePages::Default, prealloc: false, shared: false };
+    let memory = Memory::new(&spec, &RamLayout::new(spec.size)).unwrap();
+    let (outside, bar) = (Outside::default(), Range { start: START, len: BAR });
+    let messages = Box::new(outside.clone());
+    let device = VirtioPci::new(Box::new(Entropy), memory, bar, messages, Arc::new(outside.clone()));
+    (device.unwrap(), outside)
+}
+
+fn config<const N: usize>(device: &VirtioPci, offset: u16) -> [u8; N] {
+    let mut data = [0; N];
+    device.read_config(offset, &mut data);
+    data
+}
+
+fn bar<const N: usize>(device: &VirtioPci, offset: u64) -> [u8; N] {
+    let mut data = [0xff; N];
+    device.read_bar(offset, &mut data);
+    data
+}
+
+/// Offsets of the capabilities, with their IDs.
+fn capabilities(device: &VirtioPci) -> Vec<(u16, u8)> {
+    let mut found = Vec::new();
+    let [mut at] = config::<1>(device, 0x34);
+    while at != 0 {
+        let [id, next] = config(device, at.into());
+        found.push((at.into(), id));
+        at = next;
+    }
+    found
+}
+
+#[test]
+fn capabilities_lead_to_every_part() {
+    let (device, _) = device();
+    assert_eq!(config(&device, 0), [0xf4, 0x1a, 0x44, 0x10]);
+    assert_eq!(config::<2>(&device, 6), [0x10, 0]);
+    let all = capabilities(&device);
+    assert_eq!(all[0].1, MSIX);
+    let parts: Vec<_> = (all[1..].iter())
+        .map(|&(at, id)| {
+            assert_eq!(id, VENDOR_SPECIFIC);
+            let [cfg_type] = config(&device, at + 3);
+            (
+                cfg_type,
+                u32::from_le_bytes(config(&device, at + 8)),
+                u32::from_le_bytes(config(&device, at + 12)),
+            )
+        })
+        .collect();
+    let expected = [
+        (TYPE_COMMON, COMMON.0, COMMON.1),
+        (TYPE_NOTIFY, NOTIFY.0, NOTIFY.1),
+        (TYPE_ISR, ISR.0, ISR.1),
+        (TYPE_DEVICE, DEVICE.0, DEVICE.1),
+        (TYPE_PCI, 0, 0),
+    ];
+    assert_eq!(parts, expected);
+}
+
+#[test]
+fn configuration_space_is_a_way_into_the_bar() {
+    let (device, _) = device();
+    let at = capabilities(&device).last().unwrap().0;
+    device.write_config(at + 8, &0x12_u32.to_le_bytes());
+    device.write_config(at + 12, &2_u32.to_le_bytes());
+    assert_eq!(config(&device, at + 16), [1, 0], "one queue");
+    device.write_config(at + 8, &0x14_u32.to_le_bytes());
+    device.write_config(at + 12, &1_u32.to_le_bytes());
+    device.write_config(at + 16, &[3]);
+    assert_eq!((device.core.status(), config(&device, at + 16)), (3, [3]));
+    device.write_config(at + 8, &(BAR as u32).to_le_bytes());
+    assert_eq!(config(&device, at + 16), [0], "beyond the BAR");
+}
+
+#[test]
+fn vectors_that_there_are() {
+    let (device, outside) = device();
+    device.write_config(capabilities(&device)[0].0 + 2, &[0, 0x80]);
+    device.write_bar(0x200c, &[0; 4]);
+    device.write_bar(0x201c, &[0; 4]);
+    for (vector, expected) in [(0_u16, 0_u16), (1, 1), (2, NO_VECTOR)] {
+        device.write_bar(0x10, &vector.to_le_bytes());
+        assert_eq!(bar(&device, 0x10), expected.to_le_bytes());
+        device.signals.interrupt_config();
+    }
+    device.write_bar(0x1a, &[1, 0]);
+    device.signals.interrupt_queue(0);
+    assert_eq!(*outside.sent.lock().unwrap(), [0, 1, 1]);
+    assert_eq!((bar::<1>(&device, 0x100), bar::<1>(&device, 0x100)), ([3], [0]), "ISR, once");
+    device.write_bar(0x14, &[0]);
+    assert_eq!(bar(&device, 0x1a), NO_VECTOR.to_le_bytes(), "after a reset");
+}
+
+#[test]
+fn doorbells_follow_the_bar() {
+    let (device, outside) = device();
+    let take = || std::mem::take(&mut *outside.doorbells.lock().unwrap());
+    let moved = |to: u64| device.write_config(0x10, &(to as u32).to_le_bytes());
+    moved(START + BAR);
+    assert!(take().is_empty(), "not before there is a driver");
+    device.signals.connect(device.core.doorbells());
+    assert_eq!(take(), [(true, START + BAR + 0x1000)]);
+    moved(START);
+    assert_eq!(take(), [(false, START + BAR + 0x1000), (true, START + 0x1000)]);
+    device.write_config(4, &[0, 0]);
+    assert_eq!(take(), [(false, START + 0x1000)]);
+    device.write_bar(0x1000, &[0, 0]);
+    assert_eq!(device.core.doorbells()[0].read().unwrap(), 1, "an exit rings as well");
+}
+
+#[test]
+fn state_comes_back() {
+    let (first, _) = device();
+    first.write_config(0x10, &(START as u32 + BAR as u32).to_le_bytes());
+    first.write_config(capabilities(&first)[0].0 + 2, &[0, 0x80]);
+    first.write_bar(0x10, &[1, 0]);
+    first.write_bar(0x14, &[3]);
+    first.write_bar(0x2000, &[0, 0x10, 0xe0, 0xfe]);
+    first.signals.interrupt_config();
+    let (second, _) = device();
+    second.restore(&first.save()).unwrap();
+    assert_eq!(second.save(), first.save());
+    assert_eq!(second.bar().unwrap().start, START + BAR);
+    let mut damaged = first.save();
+    damaged.truncate(20);
+    assert!(second.restore(&damaged).is_err());
+}
