@@ -28,6 +28,9 @@ pub enum Error {
     /// See [`memory_map::Error`](crate::memory_map::Error).
     #[error("memory map: {0}")]
     Map(#[from] crate::memory_map::Error),
+    /// See [`pci::Error`](crate::pci::Error).
+    #[error("PCI: {0}")]
+    Pci(#[from] crate::pci::Error),
     /// See [`acpi::Error`](crate::acpi::Error).
     #[error("etc/table-loader: {0}")]
     Acpi(#[from] crate::acpi::Error),
@@ -49,6 +52,7 @@ impl Error {
         match self {
             Self::NoFwCfg | Self::Dma { .. } | Self::Directory { .. } => Code::NO_FW_CFG,
             Self::Map(_) => Code::NO_MEMORY,
+            Self::Pci(_) => Code::PCI,
             Self::Acpi(_) => Code::ACPI,
             Self::NothingToBoot => Code::NOTHING_TO_BOOT,
             Self::Payload(error) => error.code(),

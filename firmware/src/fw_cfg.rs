@@ -34,6 +34,8 @@ pub struct Files {
     pub table_loader: Option<Item>,
     /// Device tree, on machines that have no other way to say where PCI is.
     pub fdt: Option<Item>,
+    /// Where the RAM ends that may be added while the machine runs.
+    pub reserved_memory_end: Option<Item>,
     /// SMBIOS entry point.
     pub smbios_anchor: Option<Item>,
     /// SMBIOS structures.
@@ -90,6 +92,7 @@ mod name {
     pub const E820: Words = known("etc/e820");
     pub const TABLE_LOADER: Words = known("etc/table-loader");
     pub const FDT: Words = known("etc/fdt");
+    pub const RESERVED_MEMORY_END: Words = known("etc/reserved-memory-end");
     pub const SMBIOS_ANCHOR: Words = known("etc/smbios/smbios-anchor");
     pub const SMBIOS_TABLES: Words = known("etc/smbios/smbios-tables");
     pub const KERNEL: Words = known(abi::firmware::KERNEL);
@@ -131,6 +134,7 @@ impl FwCfg {
                 name::E820 => &mut files.e820,
                 name::TABLE_LOADER => &mut files.table_loader,
                 name::FDT => &mut files.fdt,
+                name::RESERVED_MEMORY_END => &mut files.reserved_memory_end,
                 name::SMBIOS_ANCHOR => &mut files.smbios_anchor,
                 name::SMBIOS_TABLES => &mut files.smbios_tables,
                 name::KERNEL => &mut files.kernel,
@@ -202,9 +206,9 @@ impl FwCfg {
         Ok(machine.read(NUMBER))
     }
 
-    /// A number of two bytes.
-    pub fn number_u16(&self, machine: &mut impl Machine, item: u16) -> Result<u16, Error> {
-        self.read(machine, item, 0, NUMBER, 2)?;
+    /// A number of eight bytes.
+    pub fn number_u64(&self, machine: &mut impl Machine, item: u16) -> Result<u64, Error> {
+        self.read(machine, item, 0, NUMBER, 8)?;
         Ok(machine.read(NUMBER))
     }
 }

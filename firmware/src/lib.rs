@@ -63,10 +63,13 @@ pub fn run(machine: &mut impl Machine, vmm: Vmm) -> Option<Entry> {
 fn boot(machine: &mut impl Machine) -> Result<Entry, Error> {
     let mut fw_cfg = FwCfg::detect(machine)?;
     let files = fw_cfg.directory(machine)?;
-    Chipset::detect(machine).open_f_segment(machine);
+    let chipset = Chipset::detect(machine);
+    chipset.open_f_segment(machine);
     // Large values stay where they are: moving them would take longer than filling them.
     let (mut map, mut tables, mut modules) = Default::default();
     memory_map::read(machine, &fw_cfg, &files, &mut map)?;
+    // Before the tables, which the VMM makes when they are read: they say where devices are.
+    pci::set_up(machine, &fw_cfg, &files, chipset, &mut map)?;
     acpi::install(machine, &fw_cfg, &files, &mut map, &mut tables)?;
     low_memory::write(machine);
     let mut boot = Boot::new(machine, fw_cfg, &mut map, &mut modules, tables.rsdp());

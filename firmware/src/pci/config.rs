@@ -1,4 +1,4 @@
-//! Configuration space, by ports (PCI Local Bus 3.0, 3.2.2.3.2).
+//! Configuration space: by ports (PCI Local Bus 3.0, 3.2.2.3.2), or in memory (PCI Express 4.0, 7.2.2).
 
 use crate::machine::Machine;
 
@@ -17,26 +17,72 @@ impl Function {
         Self((bus as u16) << 8 | ((device & 0x1f) as u16) << 3 | (function & 7) as u16)
     }
 
-    fn select(self, machine: &mut impl Machine, register: u8) -> u16 {
-        machine.out_u32(ADDRESS, ENABLE | u32::from(self.0) << 8 | u32::from(register & !3));
-        DATA + u16::from(register & 3)
+    /// From 0 on for all devices of a bus and their functions.
+    #[must_use]
+    pub const fn of_index(bus: u8, index: u8) -> Self {
+        Self((bus as u16) << 8 | index as u16)
     }
 
-    /// Reads a register by ports.
-    pub fn port_read_u32(self, machine: &mut impl Machine, register: u8) -> u32 {
-        let port = self.select(machine, register);
-        machine.in_u32(port)
+    /// Inverse of [`Self::of_index`].
+    #[must_use]
+    pub const fn index(self) -> u8 {
+        self.0 as u8
     }
 
-    /// Writes a register by ports.
-    pub fn port_write_u8(self, machine: &mut impl Machine, register: u8, value: u8) {
-        let port = self.select(machine, register);
-        machine.out_u8(port, value);
+    /// Its device on its bus.
+    #[must_use]
+    pub const fn device(self) -> u8 {
+        (self.0 >> 3) as u8 & 0x1f
     }
+}
 
-    /// Writes a register by ports.
-    pub fn port_write_u32(self, machine: &mut impl Machine, register: u8, value: u32) {
-        let port = self.select(machine, register);
-        machine.out_u32(port, value);
-    }
+/// How configuration space is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// By ports: two accesses each.
+    Ports,
+    /// In memory from this address on, which is mapped for the buses in question.
+    Memory(u64),
+}
+
+macro_rules! register {
+    ($read:ident, $write:ident, $type:ty, $mmio_read:ident, $mmio_write:ident, $in:ident, $out:ident) => {
+        /// Reads a register.
+        pub fn $read(self, machine: &mut impl Machine, function: Function, register: u8) -> $type {
+            match self {
+                Self::Memory(base) => machine.$mmio_read(at(base, function, register)),
+                Self::Ports => {
+                    let port = select(machine, function, register);
+                    machine.$in(port)
+                }
+            }
+        }
+
+        /// Writes a register.
+        pub fn $write(self, machine: &mut impl Machine, function: Function, register: u8, value: $type) {
+            match self {
+                Self::Memory(base) => machine.$mmio_write(at(base, function, register), value),
+                Self::Ports => {
+                    let port = select(machine, function, register);
+                    machine.$out(port, value);
+                }
+            }
+        }
+    };
+}
+
+impl Access {
+    register!(read_u8, write_u8, u8, mmio_read_u8, mmio_write_u8, in_u8, out_u8);
+    register!(read_u16, write_u16, u16, mmio_read_u16, mmio_write_u16, in_u16, out_u16);
+    register!(read_u32, write_u32, u32, mmio_read_u32, mmio_write_u32, in_u32, out_u32);
+}
+
+const fn at(base: u64, function: Function, register: u8) -> u64 {
+    base + ((function.0 as u64) << 12) + register as u64
+}
+
+/// Chooses a register; the port that has it.
+fn select(machine: &mut impl Machine, function: Function, register: u8) -> u16 {
+    machine.out_u32(ADDRESS, ENABLE | u32::from(function.0) << 8 | u32::from(register & !3));
+    DATA + u16::from(register & 3)
 }
