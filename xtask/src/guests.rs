@@ -68,7 +68,7 @@ fn assemble(ctx: &Ctx, name: &str, script: &Path, flags: &[&str], suffix: &str) 
 }
 
 /// What the guests take from the machine contract.
-fn contract() -> [(&'static str, u64); 19] {
+fn contract() -> [(&'static str, u64); 21] {
     [
         ("BENCH", BENCH_PORT.into()),
         ("DEBUG_EXIT", ports::DEBUG_EXIT.into()),
@@ -89,6 +89,8 @@ fn contract() -> [(&'static str, u64); 19] {
         ("EXIT_STATUS", ports::EXIT_STATUS.into()),
         ("IOAPIC", layout::IOAPIC.start),
         ("LAPIC", layout::LAPIC.start),
+        ("PCI_ECAM", layout::PCI_ECAM.start),
+        ("VIRTIO_MMIO", layout::VIRTIO_MMIO.start),
     ]
 }
 

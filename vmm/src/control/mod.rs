@@ -128,7 +128,7 @@ impl Running {
 
     /// Gives the VM its device worker. That is not done at the start: the guest need not wait for it.
     pub fn serve(&mut self, sources: Vec<Box<dyn Source>>) -> Result<(), Error> {
-        self.worker = Some(Worker::spawn("devices", sources)?);
+        self.worker = Some(Worker::spawn("devices", sources, self.paused)?);
         Ok(())
     }
 

@@ -35,8 +35,8 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts a thread that serves `sources`.
-    pub fn spawn(name: &str, sources: Vec<Box<dyn Source>>) -> io::Result<Self> {
+    /// Starts a thread that serves `sources`, or waits for [`Worker::resume`] first if `paused`.
+    pub fn spawn(name: &str, sources: Vec<Box<dyn Source>>, paused: bool) -> io::Result<Self> {
         let wake = Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?);
         let (commands, received) = mpsc::channel();
         let manager = EventManager::new().map_err(io::Error::other)?;
@@ -44,7 +44,7 @@ impl Worker {
         let thread = std::thread::Builder::new()
             .name(name.to_owned())
             .stack_size(STACK)
-            .spawn(move || serve(manager, waker, sources, &received))?;
+            .spawn(move || serve(manager, waker, sources, &received, paused))?;
         Ok(Self { thread, commands, wake })
     }
 
@@ -97,6 +97,7 @@ fn serve(
     waker: Waker,
     sources: Vec<Box<dyn Source>>,
     commands: &Receiver<Command>,
+    mut paused: bool,
 ) {
     manager.add_subscriber(Box::new(waker));
     let ids: Vec<_> = sources.into_iter().map(|source| manager.add_subscriber(source)).collect();
@@ -108,9 +109,6 @@ fn serve(
         }
     };
     loop {
-        // Fails only when a signal comes in between.
-        let _ = manager.run();
-        let mut paused = false;
         loop {
             let command = if paused { commands.recv().ok() } else { commands.try_recv().ok() };
             match command {
@@ -129,6 +127,8 @@ fn serve(
                 None => break,
             }
         }
+        // Fails only when a signal comes in between.
+        let _ = manager.run();
     }
 }
 
@@ -170,7 +170,7 @@ mod tests {
         let seen = Arc::new(AtomicU32::new(0));
         let (calls, called) = mpsc::channel();
         let counter = Counter { event: event.clone(), seen: seen.clone(), calls };
-        let worker = Worker::spawn("test", vec![Box::new(counter)]).unwrap();
+        let worker = Worker::spawn("test", vec![Box::new(counter)], false).unwrap();
         for round in 1..=100 {
             let (acknowledge, acknowledged) = mpsc::channel();
             worker.pause(acknowledge);
@@ -194,7 +194,7 @@ mod tests {
         let (calls, called) = mpsc::channel();
         let event = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
         let counter = Counter { event, seen: Arc::default(), calls };
-        let worker = Worker::spawn("test", vec![Box::new(counter)]).unwrap();
+        let worker = Worker::spawn("test", vec![Box::new(counter)], false).unwrap();
         worker.stop();
         worker.join();
         assert_eq!(called.iter().collect::<Vec<_>>(), ["finish"]);
