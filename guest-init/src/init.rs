@@ -85,6 +85,8 @@ fn command<S>(config: &Config, args: S) -> Result<Vec<&CStr>, Error>
 where
     S: Iterator<Item = &'static CStr> + Clone,
 {
+    #[cfg(feature = "planted")]
+    abi::planted::spin();
     let cmdline =
         file::read(c"/proc/cmdline", CMDLINE_LIMIT).map_err(Error::system("read", "/proc/cmdline"))?;
     let wanted = cmdline::words_after_dashes(&cmdline);

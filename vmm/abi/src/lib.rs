@@ -11,6 +11,8 @@ pub mod fw_cfg;
 pub mod init_config;
 pub mod layout;
 pub mod modules;
+#[cfg(feature = "planted")]
+pub mod planted;
 pub mod ports;
 pub mod pvh;
 pub mod timeline;

@@ -218,6 +218,8 @@ pub fn build(
 }
 
 fn create_vcpus(host: &Host, spec: &VmSpec, vm: &Vm) -> Result<Vec<Vcpu>, Error> {
+    #[cfg(feature = "planted")]
+    abi::planted::spin();
     let vcpus = (0..spec.cpus).map(|id| vm.create_vcpu(id)).collect::<Result<Vec<_>, _>>()?;
     let options = cpuid::Options {
         cpus: spec.cpus,

@@ -54,6 +54,26 @@ pub fn floor(ctx: &Ctx) -> Result<(PathBuf, PathBuf)> {
     Ok((cargo_build(ctx, &FLOOR)?, cargo_build(ctx, &STOPWATCH)?))
 }
 
+/// Builds the VMM and init with the slowdown on purpose, which goes so many times round each; returns their files, which
+/// have the names of functions. What users take away stays as it is.
+pub fn planted(ctx: &Ctx, jiffy: u64, init: u64) -> Result<(PathBuf, PathBuf)> {
+    let step = ctx.step("Building jiffy with a planted slowdown");
+    let folder = ctx.target.join("planted");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let build = |program: &Program, rounds: u64| -> Result<PathBuf> {
+        let mut cargo = cargo(ctx, program);
+        ctx.run(cargo.env("JIFFY_PLANTED", rounds.to_string()))?;
+        let to = folder.join(program.bin);
+        fs::copy(built_file(ctx, program), &to).with_context(|| format!("cannot write {}", to.display()))?;
+        // Cargo's own file becomes again what it was.
+        ctx.run(&mut self::cargo(ctx, if program.bin == JIFFY.bin { &JIFFY } else { &INIT }))?;
+        Ok(to)
+    };
+    let planted = build(&Program { features: Some("planted"), ..JIFFY }, jiffy)?;
+    step.message("Building jiffy-init with a planted slowdown");
+    Ok((planted, build(&Program { features: Some("bin,planted"), ..INIT }, init)?))
+}
+
 /// Builds the lab's agent, which stays in cargo's own folder.
 pub fn agent(ctx: &Ctx) -> Result<()> {
     let _step = ctx.step("Building the lab's agent");
@@ -90,16 +110,24 @@ const FIRMWARE: Program = Program {
     flags: "",
 };
 
-/// Builds a program and returns its file. The target is always named: only then do flags spare what runs at
-/// build time.
+/// Builds a program and returns its file.
 fn cargo_build(ctx: &Ctx, program: &Program) -> Result<PathBuf> {
+    ctx.run(&mut cargo(ctx, program))?;
+    Ok(built_file(ctx, program))
+}
+
+/// The command that builds a program. The target is always named: only then do flags spare what runs at build time.
+fn cargo(ctx: &Ctx, program: &Program) -> Command {
     let Program { package, bin, profile, features, flags } = program;
     let mut cargo = ctx.cargo();
     cargo.args(["build", "--target", TARGET, "--package", package, "--bin", bin, "--profile", profile]);
     cargo.args(features.iter().flat_map(|features| ["--features", features]));
     cargo.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", flags);
-    ctx.run(&mut cargo)?;
-    Ok(ctx.target.join(TARGET).join(profile).join(bin))
+    cargo
+}
+
+fn built_file(ctx: &Ctx, program: &Program) -> PathBuf {
+    ctx.target.join(TARGET).join(program.profile).join(program.bin)
 }
 
 /// The bytes of the one segment that has any: they end where the processor's first instruction is looked for.

@@ -6,6 +6,7 @@ pub mod ci;
 pub mod clean;
 pub mod doctor;
 pub mod fuzz;
+pub mod guard;
 pub mod kernel;
 pub mod profile;
 pub mod run;

@@ -1,0 +1,229 @@
+//! What each function of ours executes in each phase: by this a failure names those that grew.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+use super::budget::Grouped;
+use super::measure::Measured;
+use super::phase::Whose;
+use super::verdict::Finding;
+use crate::cache;
+use crate::ctx::Ctx;
+use crate::profile::{self, Functions};
+
+/// The file, in the tree.
+pub const FILE: &str = "xtask/budgets/functions.toml";
+/// A function is kept that has at least this part of what is ours in a phase: one in so many instructions.
+const PART: u64 = 100;
+
+/// Functions, for all scenarios in which they are the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Baseline {
+    #[serde(default)]
+    table: Vec<Table>,
+}
+
+/// One phase's, in some scenarios.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Table {
+    phase: String,
+    whose: Whose,
+    scenarios: Vec<String>,
+    functions: Functions,
+}
+
+/// A function that executes more than it did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grown {
+    /// Its name, with its path.
+    pub function: String,
+    /// Instructions, before.
+    pub before: u64,
+    /// Instructions, now.
+    pub after: u64,
+}
+
+impl Baseline {
+    /// Reads the file; empty if there is none.
+    pub fn read(ctx: &Ctx) -> Result<Self> {
+        let path = ctx.root.join(FILE);
+        if !path.is_file() {
+            return Ok(Self::default());
+        }
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {FILE}"))?;
+        toml::from_str(&text).with_context(|| format!("{FILE} is not as it should be"))
+    }
+
+    /// Writes the file.
+    pub fn write(&self, ctx: &Ctx) -> Result<()> {
+        cache::write(&ctx.root.join(FILE), self.to_string().as_bytes())
+    }
+
+    /// Takes over what was measured.
+    pub fn bless(&mut self, measured: &Measured) {
+        for table in &mut self.table {
+            table.scenarios.retain(|name| !measured.scenarios.contains_key(name));
+        }
+        for (name, phases) in &measured.scenarios {
+            for phase in phases {
+                for (&whose, functions) in &phase.functions {
+                    self.add(name, &phase.name, whose, large(functions));
+                }
+            }
+        }
+        self.table.retain(|table| !table.scenarios.is_empty());
+        let place = |table: &Table| super::budget::ORDER.iter().position(|phase| *phase == table.phase);
+        for table in &mut self.table {
+            table.scenarios.sort();
+        }
+        self.table.sort_by(|one, other| {
+            let key = |table: &Table| (place(table), table.whose, table.scenarios.clone());
+            key(one).cmp(&key(other))
+        });
+    }
+
+    fn add(&mut self, scenario: &str, phase: &str, whose: Whose, functions: Functions) {
+        let same = |table: &&mut Table| {
+            (table.phase.as_str(), table.whose, &table.functions) == (phase, whose, &functions)
+        };
+        match self.table.iter_mut().find(same) {
+            Some(table) => table.scenarios.push(scenario.to_owned()),
+            None => self.table.push(Table {
+                phase: phase.to_owned(),
+                whose,
+                scenarios: vec![scenario.to_owned()],
+                functions,
+            }),
+        }
+    }
+
+    fn functions(&self, scenario: &str, phase: &str, whose: Whose) -> Option<&Functions> {
+        let is_it = |table: &&Table| {
+            table.phase == phase
+                && table.whose == whose
+                && table.scenarios.iter().any(|name| name == scenario)
+        };
+        Some(&self.table.iter().find(is_it)?.functions)
+    }
+
+    /// The functions by which something grew, those that grew most first; empty where nothing is known of them.
+    #[must_use]
+    pub fn grown(&self, finding: &Finding, measured: &Measured) -> Vec<Grown> {
+        let mut all = Vec::new();
+        // So little explains nothing.
+        let least = (finding.after.saturating_sub(finding.before) / 20).max(1);
+        for (phase, whose) in
+            finding.phases.iter().flat_map(|phase| finding.whose.iter().map(move |whose| (phase, whose)))
+        {
+            let known = |functions: Option<&Functions>| {
+                functions.map(|functions| BTreeMap::from([(phase.clone(), functions.clone())]))
+            };
+            let before = self.functions(&finding.scenario, phase, *whose);
+            let after = measured.functions(&finding.scenario, phase, *whose);
+            // One that was too small to be kept has not grown from nothing.
+            let kept = after.map_or(0, least_kept);
+            let (Some(before), Some(after)) = (known(before), known(after)) else { continue };
+            for profile::Grown { function, before, after, .. } in profile::grown(&before, &after) {
+                if after >= before + least && (before > 0 || after >= kept) {
+                    all.push(Grown { function, before, after });
+                }
+            }
+        }
+        all.sort_by_key(|grown| std::cmp::Reverse(grown.after - grown.before));
+        all
+    }
+}
+
+impl fmt::Display for Baseline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "# Instructions of our own functions, by scenario and phase: by these a failure of `cargo xtask guard` names those"
+        )?;
+        writeln!(
+            f,
+            "# that grew. Functions with less than a {PART}th of what is ours in a phase are left out. Written by --bless."
+        )?;
+        for Table { phase, whose, scenarios, functions } in &self.table {
+            writeln!(
+                f,
+                "\n[[table]]\nphase = {phase:?}\nwhose = \"{whose}\"\nscenarios = {scenarios:?}\n[table.functions]"
+            )?;
+            for (function, count) in functions {
+                writeln!(f, "{function:?} = {}", Grouped(*count))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The functions that are kept.
+fn large(functions: &Functions) -> Functions {
+    let least = functions.values().sum::<u64>().div_ceil(PART);
+    functions
+        .iter()
+        .filter(|(_, count)| **count >= least)
+        .map(|(name, count)| (name.clone(), *count))
+        .collect()
+}
+
+/// Instructions of the smallest function of these that is kept.
+fn least_kept(functions: &Functions) -> u64 {
+    functions.values().sum::<u64>().div_ceil(PART)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::phase::Phase;
+    use super::*;
+
+    fn measured(counts: [(&str, &[(&str, u64)]); 2]) -> Measured {
+        let phase = |functions: &[(&str, u64)]| Phase {
+            name: "config".to_owned(),
+            functions: [(Whose::Jiffy, functions.iter().map(|(f, n)| ((*f).to_owned(), *n)).collect())]
+                .into(),
+            ..Phase::default()
+        };
+        let scenarios = counts.map(|(name, functions)| (name.to_owned(), vec![phase(functions)]));
+        Measured { scenarios: scenarios.into(), differences: Vec::new() }
+    }
+
+    const BEFORE: &[(&str, u64)] = &[("a::parse", 90_000), ("<T as b>::check", 9_900), ("tiny", 100)];
+
+    #[test]
+    fn the_file_is_read_as_written() {
+        let mut baseline = Baseline::default();
+        baseline.bless(&measured([("one", BEFORE), ("two", BEFORE)]));
+        let text = baseline.to_string();
+        assert_eq!(text.matches("[[table]]").count(), 1, "what is the same is there once");
+        assert_eq!(toml::from_str::<Baseline>(&text).unwrap(), baseline);
+        assert!(!text.contains("tiny"));
+        baseline.bless(&measured([("one", BEFORE), ("two", &[("a::parse", 1)])]));
+        assert_eq!(baseline.to_string().matches("[[table]]").count(), 2);
+    }
+
+    #[test]
+    fn functions_that_grew_are_named() {
+        let mut baseline = Baseline::default();
+        baseline.bless(&measured([("one", BEFORE), ("two", BEFORE)]));
+        let after = [("a::parse", 90_000), ("<T as b>::check", 10_900), ("tiny", 110), ("new", 1_100)];
+        let measured = measured([("one", &after), ("two", BEFORE)]);
+        let finding = Finding {
+            scenario: "one".to_owned(),
+            phases: vec!["config".to_owned()],
+            whose: vec![Whose::Jiffy],
+            before: 100_000,
+            after: 102_110,
+        };
+        let grown = baseline.grown(&finding, &measured);
+        let names: Vec<_> = grown.iter().map(|grown| grown.function.as_str()).collect();
+        assert_eq!(names, ["new", "<T as b>::check"]);
+        assert_eq!((grown[1].before, grown[1].after), (9_900, 10_900));
+    }
+}

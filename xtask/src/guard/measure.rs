@@ -1,0 +1,214 @@
+//! Runs scenarios in the nested lab, where time is instructions, and reads what they cost.
+//!
+//! Each is run twice, in two labs of the same bytes side by side: in one with the profiler, which tells whose
+//! instructions they were, in the other without. Its counting takes no virtual time, so both must show the same times.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use abi::init_config::Directive;
+use agent::{Status, Step};
+use anyhow::{Context, Result, bail, ensure};
+
+use super::phase::{self, Phase, Row, Whose};
+use super::scenario::{Entry, Guest, Scenario};
+use crate::ctx::Ctx;
+use crate::kernel::Kernel;
+use crate::lab::{self, Lab, Speed, StepReport, Way};
+use crate::profile::{self, Programs, Symbols};
+use crate::tuned::Recipe;
+use crate::{built, guests, initramfs};
+
+/// What is started, and the names of its functions.
+#[derive(Clone, Debug)]
+pub struct Subjects {
+    jiffy: PathBuf,
+    init: PathBuf,
+    symbols: Programs,
+}
+
+impl Subjects {
+    /// What cargo has built last, as users get it.
+    pub fn built(ctx: &Ctx) -> Result<Self> {
+        let symbols = Programs::built(ctx, None)?;
+        Ok(Self { jiffy: built::JIFFY.path(ctx)?, init: built::INIT.path(ctx)?, symbols })
+    }
+
+    /// These files, which have the names of their functions.
+    pub fn of(jiffy: PathBuf, init: PathBuf) -> Result<Self> {
+        let symbols = Programs { vmm: Symbols::of(&jiffy)?, init: Symbols::of(&init)?, kernel: None };
+        Ok(Self { jiffy, init, symbols })
+    }
+}
+
+/// What was found of scenarios.
+#[derive(Clone, Debug, Default)]
+pub struct Measured {
+    /// The phases of each, by its name.
+    pub scenarios: BTreeMap<String, Vec<Phase>>,
+    /// Where the two runs differ, a line each.
+    pub differences: Vec<String>,
+}
+
+/// How often a start that ends at once is made in a lab: the least of each figure counts. The first finds cold caches,
+/// and one in some ten meets the host's kernel filling a cache of its own. Starts of Linux take a thousand times longer.
+const STARTS: usize = 5;
+/// A lab that counts may stall, and does so again unless something changes.
+const SEEDS: [u64; 3] = [1, 2, 3];
+/// Where jiffy keeps unpacked kernels in the lab.
+const CACHE: &str = "/tmp/cache";
+
+/// Measures scenarios.
+pub fn measure(ctx: &Ctx, subjects: &Subjects, scenarios: &[Scenario]) -> Result<Measured> {
+    let mut last = None;
+    for seed in SEEDS {
+        match attempt(ctx, subjects, scenarios, seed) {
+            Ok(measured) => return Ok(measured),
+            Err(error) => {
+                eprintln!("guard: with seed {seed}: {error:#}");
+                last = Some(error);
+            }
+        }
+    }
+    Err(last.context("no seeds")?)
+}
+
+fn attempt(ctx: &Ctx, subjects: &Subjects, scenarios: &[Scenario], seed: u64) -> Result<Measured> {
+    let place = tempfile::tempdir()?;
+    let lab = lab(ctx, subjects, scenarios, place.path(), seed)?;
+    let starts = starts(scenarios);
+    let steps: Vec<Step> = starts.iter().map(|(_, step)| step.clone()).collect();
+    let (profiled, plain) = thread::scope(|scope| {
+        let plain = scope.spawn(|| lab.run(ctx, &steps));
+        (profile::run(ctx, &lab, &steps, &subjects.symbols), plain.join())
+    });
+    let (counted, profiles) = profiled?;
+    let Ok(plain) = plain else { bail!("the second lab's thread panicked") };
+    let mut measured = Measured::default();
+    let runs = counted.steps.iter().zip(plain?.steps).zip(profiles);
+    for ((scenario, _), ((counted, plain), profile)) in starts.iter().zip(runs) {
+        let (rows, again) = (rows(counted)?, rows(&plain)?);
+        let Some(scenario) = scenario else { continue };
+        measured.differences.extend(differences(&scenario.name(), &rows, &again));
+        let phases = phase::phases(&rows, &profile.phases);
+        match measured.scenarios.get_mut(&scenario.name()) {
+            None => drop(measured.scenarios.insert(scenario.name(), phases)),
+            Some(least) => {
+                ensure!(
+                    least.len() == phases.len(),
+                    "{}: one start has more phases than another",
+                    plain.name
+                );
+                least.iter_mut().zip(phases).for_each(|(least, phase)| keep_least(least, phase));
+            }
+        }
+    }
+    Ok(measured)
+}
+
+/// Our own code does the same each time; the kernels do not.
+fn keep_least(least: &mut Phase, phase: Phase) {
+    if phase.total() < least.total() {
+        *least = Phase { idle: least.idle.min(phase.idle), ..phase };
+    } else {
+        least.idle = least.idle.min(phase.idle);
+    }
+}
+
+/// The steps, and whose figures each gives; none where it only fills jiffy's cache.
+fn starts(scenarios: &[Scenario]) -> Vec<(Option<&Scenario>, Step)> {
+    let mut starts = Vec::new();
+    let mut unpacked: Vec<Guest> = Vec::new();
+    for scenario in scenarios {
+        if scenario.entry == Entry::Bzimage && !unpacked.contains(&scenario.guest) {
+            unpacked.push(scenario.guest);
+            starts.push((None, step(scenario)));
+        }
+        let count = if scenario.guest == Guest::Mark { STARTS } else { 1 };
+        starts.extend((0..count).map(|_| (Some(scenario), step(scenario))));
+    }
+    starts
+}
+
+/// The command that starts a scenario.
+fn step(scenario: &Scenario) -> Step {
+    let mut line = format!(
+        "{{jiffy}} run --kernel {{{}}} --memory {}M --cpus 1 --kaslr off --timeline json --timeline-origin {{origin}}",
+        kernel_name(scenario),
+        scenario.memory_mib
+    );
+    match scenario.entry {
+        Entry::Linux64 => line += " --protocol linux64",
+        Entry::Pvh => line += " --protocol pvh",
+        Entry::Bzimage => {}
+    }
+    if scenario.guest != Guest::Mark {
+        line += " --initrd {initrd}";
+    }
+    let words = line.split_whitespace().chain(scenario.extra.flags.iter().copied());
+    let mut step = lab::step(&scenario.name(), words);
+    step.env.push(("XDG_CACHE_HOME".to_owned(), CACHE.to_owned()));
+    step
+}
+
+/// A lab with all files that the scenarios need. `place` is a folder that lives as long as the lab.
+fn lab(ctx: &Ctx, subjects: &Subjects, scenarios: &[Scenario], place: &Path, seed: u64) -> Result<Lab> {
+    let mut lab = Lab::new(Way::Nested(Speed::Exact { seed }));
+    lab.memory_mib = 4096;
+    lab.file("jiffy", &subjects.jiffy);
+    for scenario in scenarios {
+        lab.file(&kernel_name(scenario), &kernel(ctx, scenario)?);
+    }
+    let initrd = place.join("initrd");
+    let config = [Directive::Hostname("guest"), Directive::Exec("/init"), Directive::Arg("greet")];
+    let init = fs::read(&subjects.init).with_context(|| subjects.init.display().to_string())?;
+    fs::write(&initrd, initramfs::with_init(init, &config)?.build()?)?;
+    lab.file("initrd", &initrd);
+    Ok(lab)
+}
+
+fn kernel_name(scenario: &Scenario) -> String {
+    match (scenario.guest, scenario.entry) {
+        (guest, Entry::Bzimage) => format!("{guest}-bzimage"),
+        (guest, _) => guest.to_string(),
+    }
+}
+
+fn kernel(ctx: &Ctx, scenario: &Scenario) -> Result<PathBuf> {
+    let compressed = scenario.entry == Entry::Bzimage;
+    Ok(match scenario.guest {
+        Guest::Mark => guests::build(ctx, "mark")?,
+        Guest::Fast => {
+            let tuned = Recipe::read(ctx)?.build(ctx)?;
+            if compressed { tuned.image() } else { tuned.vmlinux() }
+        }
+        Guest::Debian if compressed => Kernel::debian(ctx)?.image,
+        Guest::Debian => Kernel::debian(ctx)?.vmlinux(ctx)?,
+    })
+}
+
+/// The timeline of a step that went well.
+fn rows(step: &StepReport) -> Result<Vec<Row>> {
+    let said = String::from_utf8_lossy(&step.stderr);
+    ensure!(step.status == Status::Exited(0), "{}: {:?}: {said}", step.name, step.status);
+    phase::rows(&said).with_context(|| format!("{}: {said}", step.name))
+}
+
+/// Where one run took another time than the other, or worked for another part of it.
+fn differences(name: &str, one: &[Row], other: &[Row]) -> Vec<String> {
+    if one.len() != other.len() {
+        return vec![format!("{name}: {} events in one run, {} in the other", one.len(), other.len())];
+    }
+    let both = one.iter().zip(other).filter(|(one, other)| one != other);
+    both.map(|(one, other)| format!("{name}: {one} in one run, {other} in the other")).collect()
+}
+
+impl Measured {
+    /// Functions of ours in a phase, as far as they are known.
+    #[must_use]
+    pub fn functions(&self, scenario: &str, phase: &str, whose: Whose) -> Option<&profile::Functions> {
+        self.scenarios.get(scenario)?.iter().find(|found| found.name == phase)?.functions.get(&whose)
+    }
+}
