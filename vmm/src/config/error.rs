@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 
 use super::one_line::OneLine;
-use super::{Cid, Cpus, FileRef, MemorySize};
+use super::{Cid, Cpus, FileRef, MemorySize, Mtu};
 
 /// A single value that cannot be. The caller adds where it stands.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -80,6 +80,15 @@ pub enum ValueError {
     /// Not the size of a disk's blocks.
     #[error("`{}` is no size of blocks: give a power of two from 512 to 2M, such as 4096 or 4K", OneLine(.0))]
     BlockSize(String),
+    /// Neither a name that an interface can have nor descriptors.
+    #[error("`{}` is no tap: write the name of an interface, up to 15 bytes, or fd:N", OneLine(.0))]
+    Tap(String),
+    /// Not the hardware address of a card.
+    #[error("`{}` is no hardware address of one card: write six bytes such as 02:00:00:00:00:01", OneLine(.0))]
+    Mac(String),
+    /// Not a length of packets.
+    #[error("`{}` is no MTU: give {} to {} bytes", OneLine(.0), Mtu::MIN.get(), Mtu::MAX.get())]
+    Mtu(String),
     /// Not a context identifier that a guest can have.
     #[error("`{}` is no context identifier of a guest: give {} to {}", OneLine(.0), Cid::MIN.get(), Cid::MAX.get())]
     Cid(String),
@@ -181,6 +190,14 @@ pub enum Error {
         size: MemorySize,
         /// The huge page.
         page: MemorySize,
+    },
+    /// A device whose options do not go together.
+    #[error("{flag}: {reason}")]
+    Device {
+        /// The flag, and which of its devices.
+        flag: String,
+        /// What is wrong.
+        reason: ValueError,
     },
     /// A valid configuration that a file cannot hold.
     #[error("--print-config: {}, which a configuration file must be: rename it, or hand it over as fd:N", OneLine(.0))]

@@ -17,6 +17,7 @@ mod firmware;
 mod keys;
 mod load;
 mod memory;
+mod net;
 mod one_line;
 mod pairs;
 mod rate;
@@ -37,6 +38,7 @@ pub use firmware::{FwCfgFile, ModuleConfig};
 #[cfg(test)]
 pub(crate) use keys::fields;
 pub use memory::{MemorySize, RawMemory};
+pub use net::{MacAddr, Mtu, NetConfig, TapRef};
 pub(crate) use one_line::OneLine;
 pub use rate::{RateLimit, TokenBucket};
 pub use raw::RawConfig;

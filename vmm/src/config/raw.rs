@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::value::switch;
 use super::{
     Cmdline, ConsoleSpec, Cpus, DiskConfig, FileRef, FwCfgFile, Kaslr, MachineKind, ModuleConfig,
-    Nanoseconds, Protocol, RawMemory, RngConfig, TimelineMode, TransportKind, VsockConfig, pairs,
+    Nanoseconds, NetConfig, Protocol, RawMemory, RngConfig, TimelineMode, TransportKind, VsockConfig, pairs,
 };
 
 /// The configuration of a VM. Every key has the name of its flag of `jiffy run`, and what is left out has the
@@ -137,6 +137,26 @@ pub struct RawConfig {
     #[schemars(with = "Vec<super::schema::Device<DiskConfig>>")]
     pub disk: Vec<DiskConfig>,
 
+    /// Give the guest a network card; may be repeated
+    ///
+    /// Its other end:
+    ///   tap=NAME                     an interface of the host, which is made if it is not there
+    ///   tap=fd:N[:N…]                the same, handed over; a descriptor for each pair of queues
+    ///   passt=SOCKET                 the Unix socket of passt, which needs no privileges
+    /// Options:
+    ///   mac=ADDRESS                  hardware address [default: a random one]
+    ///   mtu=BYTES                    longest packet
+    ///   queues=N                     pairs of queues [default: 1]
+    ///   rx-bandwidth=RATE, rx-ops=RATE, tx-bandwidth=RATE, tx-ops=RATE
+    ///                                limits to what the guest receives and sends, in bytes and in
+    ///                                frames: 10M, 1M/100ms, 10M+100M
+    ///   transport=mmio|pci           how the guest reaches it
+    #[arg(long, value_name = "tap=NAME|passt=SOCKET[,OPTION…]", help_heading = "Devices", verbatim_doc_comment,
+          value_parser = pairs::parse::<NetConfig>)]
+    #[serde(default, deserialize_with = "pairs::many", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<super::schema::Device<NetConfig>>")]
+    pub net: Vec<NetConfig>,
+
     /// Give the guest random numbers of the host
     ///
     /// Options: transport=mmio|pci
@@ -198,6 +218,7 @@ impl RawConfig {
             invtsc,
             transport,
             disk,
+            net,
             rng,
             vsock,
             console,
@@ -224,6 +245,7 @@ impl RawConfig {
             invtsc: invtsc.or(other.invtsc),
             transport: transport.or(other.transport),
             disk: if disk.is_empty() { other.disk } else { disk },
+            net: if net.is_empty() { other.net } else { net },
             rng: rng.or(other.rng),
             vsock: vsock.or(other.vsock),
             console: console.or(other.console),

@@ -1,8 +1,8 @@
 //! From what a user gave to a whole [`VmSpec`], and back: defaults, and checks across values.
 
 use super::{
-    BootSpec, Cmdline, Cpus, DevicesSpec, Error, HugePages, MemorySize, MemorySpec, RawConfig, RawMemory,
-    ValueError, VmSpec,
+    BootSpec, Cmdline, Cpus, DevicesSpec, Error, HugePages, MemorySize, MemorySpec, NetConfig, RawConfig,
+    RawMemory, ValueError, VmSpec,
 };
 
 /// The command line of a kernel for which none is given: the console on the first serial port, critical messages only,
@@ -56,6 +56,7 @@ impl RawConfig {
             devices: DevicesSpec {
                 transport: self.transport.unwrap_or_default(),
                 disks: self.disk,
+                nets: nets(self.net)?,
                 vsock: self.vsock,
                 rng: self.rng,
             },
@@ -81,7 +82,7 @@ impl RawConfig {
             result,
             invtsc,
         } = spec;
-        let DevicesSpec { transport, disks, vsock, rng } = devices;
+        let DevicesSpec { transport, disks, nets, vsock, rng } = devices;
         let BootSpec { kernel, initrd, cmdline, firmware, modules, fw_cfg, protocol, unpack, kaslr } = boot;
         let MemorySpec { size, huge, prealloc, shared } = memory;
         Ok(Self {
@@ -105,6 +106,7 @@ impl RawConfig {
             invtsc: Some(*invtsc),
             transport: Some(*transport),
             disk: disks.clone(),
+            net: nets.clone(),
             rng: rng.clone(),
             vsock: vsock.clone(),
             console: Some(console.clone()),
@@ -122,6 +124,13 @@ impl VmSpec {
         let text = toml::to_string(&raw).map_err(|e| Error::Unprintable(e.to_string()))?;
         Ok(format!("{HEADER}{text}"))
     }
+}
+
+fn nets(nets: Vec<NetConfig>) -> Result<Vec<NetConfig>, Error> {
+    for (index, net) in nets.iter().enumerate() {
+        net.check().map_err(|reason| Error::Device { flag: format!("net[{index}]"), reason })?;
+    }
+    Ok(nets)
 }
 
 fn memory(raw: RawMemory) -> Result<MemorySpec, Error> {

@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{DiskConfig, FileRef, FwCfgFile, ModuleConfig, RngConfig, VsockConfig};
+use super::{DiskConfig, FileRef, FwCfgFile, ModuleConfig, NetConfig, RngConfig, VsockConfig};
 
 /// All that determines a VM.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -163,6 +163,8 @@ pub struct DevicesSpec {
     pub transport: TransportKind,
     /// Its disks.
     pub disks: Vec<DiskConfig>,
+    /// Its network cards.
+    pub nets: Vec<NetConfig>,
     /// Its socket device.
     pub vsock: Option<VsockConfig>,
     /// Its entropy device.

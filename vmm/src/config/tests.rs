@@ -199,6 +199,32 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn nets()(
+        tap in prop::option::of(prop_oneof![
+            "[a-z0-9]{1,15}".prop_map(TapRef::Name),
+            prop::collection::vec((0..=i32::MAX).prop_map(FileRef::Fd), 1..4).prop_map(TapRef::Fds),
+        ]),
+        passt in files(),
+        mac in any::<[u8; 5]>(),
+        mtu in prop::option::of(68_u16..),
+        rates in prop::option::of((1_u64.., 1_u64..1 << 40, any::<u64>())),
+        transport in prop::option::of(transports()),
+    ) -> NetConfig {
+        let [a, b, c, d, e] = mac;
+        let bucket = rates.map(|(size, refill_time, one_time_burst)| TokenBucket { size, refill_time, one_time_burst });
+        NetConfig {
+            passt: tap.is_none().then_some(passt),
+            queues: matches!(tap, Some(TapRef::Name(_))).then_some(NonZeroU8::MAX),
+            tap,
+            mac: Some(format!("02:{a:02x}:{b:02x}:{c:02x}:{d:02X}:{e:02x}").parse().unwrap()),
+            mtu: mtu.map(|mtu| mtu.to_string().parse().unwrap()),
+            rx_bandwidth: bucket, rx_ops: None, tx_bandwidth: None, tx_ops: bucket,
+            transport,
+        }
+    }
+}
+
+prop_compose! {
     fn vsocks()(cid in 3..u32::MAX, path in files(), transport in prop::option::of(transports())) -> VsockConfig {
         VsockConfig { cid: cid.to_string().parse().unwrap(), path, transport }
     }
@@ -208,12 +234,13 @@ prop_compose! {
     fn devices()(
         transport in transports(),
         disks in prop::collection::vec(disks(), 0..3),
+        nets in prop::collection::vec(nets(), 0..3),
         vsock in prop::option::of(vsocks()),
         rng in prop::option::of(
             prop::option::of(transports()).prop_map(|transport| RngConfig { transport }),
         ),
     ) -> DevicesSpec {
-        DevicesSpec { transport, disks, vsock, rng }
+        DevicesSpec { transport, disks, nets, vsock, rng }
     }
 }
 

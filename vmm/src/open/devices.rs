@@ -1,27 +1,40 @@
 //! The constructor table of virtio devices: each kind once, with its files open. A new kind adds its line here.
 
+use std::io;
+use std::os::fd::OwnedFd;
+
+use rustix::rand::{GetRandomFlags, getrandom};
+
 use super::{Error, Taken};
 use crate::config::{
-    CacheMode, DevicesSpec, DiskConfig, FileRef, Overlay, Serial, TransportKind, VsockConfig,
+    CacheMode, DevicesSpec, DiskConfig, FileRef, Mtu, NetConfig, Overlay, Serial, TapRef, TransportKind,
+    VsockConfig,
 };
 use crate::devices::rate::RateLimiter;
-use crate::devices::virtio::{Block, BlockOptions, Endpoint, Entropy, VirtioDevice, Vsock};
+use crate::devices::virtio::{
+    Block, BlockOptions, Endpoint, Entropy, Net, NetBackend as Backend, NetOptions, Stream, Tap,
+    VirtioDevice, Vsock,
+};
 use crate::disk::{self, Chain};
 use crate::machine::Attachment;
 
 /// All files that the devices name, each with its flag.
 pub(super) fn files(spec: &DevicesSpec) -> impl Iterator<Item = (&'static str, &FileRef)> {
-    let DevicesSpec { transport: _, disks, vsock, rng: _ } = spec;
+    let DevicesSpec { transport: _, disks, nets, vsock, rng: _ } = spec;
     let disks = disks.iter().flat_map(|disk| {
         let overlay = if let Some(Overlay::File(file)) = &disk.overlay { Some(file) } else { None };
         std::iter::once(&disk.path).chain(overlay).map(|file| ("--disk", file))
     });
-    disks.chain(vsock.iter().map(|vsock| ("--vsock", &vsock.path)))
+    let nets = nets.iter().flat_map(|net| {
+        let fds = if let Some(TapRef::Fds(fds)) = &net.tap { fds.as_slice() } else { &[] };
+        fds.iter().chain(&net.passt).map(|file| ("--net", file))
+    });
+    disks.chain(nets).chain(vsock.iter().map(|vsock| ("--vsock", &vsock.path)))
 }
 
 /// Opens what the devices need, and makes them.
 pub(super) fn open(spec: &DevicesSpec, taken: &mut Taken) -> Result<Vec<Attachment>, Error> {
-    let DevicesSpec { transport, disks, vsock, rng } = spec;
+    let DevicesSpec { transport, disks, nets, vsock, rng } = spec;
     let attach = |name: String, own: Option<TransportKind>, device: Box<dyn VirtioDevice>| Attachment {
         name,
         transport: own.unwrap_or(*transport),
@@ -30,6 +43,9 @@ pub(super) fn open(spec: &DevicesSpec, taken: &mut Taken) -> Result<Vec<Attachme
     let mut all = Vec::new();
     for (disk, index) in disks.iter().zip(0..) {
         all.push(attach(format!("disk{index}"), disk.transport, Box::new(block(disk, index, taken)?)));
+    }
+    for (net, index) in nets.iter().zip(0..) {
+        all.push(attach(format!("net{index}"), net.transport, Box::new(open_net(net)?)));
     }
     if let Some(config) = vsock {
         all.push(attach("vsock".to_owned(), config.transport, Box::new(open_vsock(config)?)));
@@ -58,6 +74,46 @@ fn block(config: &DiskConfig, index: usize, taken: &mut Taken) -> Result<Block, 
         limiter,
     };
     Ok(Block::new(disk, options))
+}
+
+/// A network card.
+fn open_net(config: &NetConfig) -> Result<Net, Error> {
+    let name = match (&config.tap, &config.passt) {
+        (Some(tap), _) => tap.to_string(),
+        (None, passt) => passt.as_ref().map(ToString::to_string).unwrap_or_default(),
+    };
+    make_net(config).map_err(|source| Error::Open { flag: "--net", name, source })
+}
+
+fn make_net(config: &NetConfig) -> io::Result<Net> {
+    let backend: Box<dyn Backend> = match (&config.tap, &config.passt) {
+        (Some(tap), _) => {
+            let tap = match tap {
+                TapRef::Name(name) => Tap::open(name, config.pairs())?,
+                TapRef::Fds(fds) => {
+                    let open = |fd: &FileRef| fd.open().map(OwnedFd::from);
+                    Tap::adopt(fds.iter().map(open).collect::<io::Result<_>>()?)?
+                }
+            };
+            config.mtu.map_or(Ok(()), |mtu| tap.set_mtu(mtu.get()))?;
+            Box::new(tap)
+        }
+        (None, Some(FileRef::Path(path))) => Box::new(Stream::connect(path)?),
+        (None, Some(fd)) => Box::new(Stream::adopt(fd.open()?.into())?),
+        (None, None) => return Err(io::ErrorKind::InvalidInput.into()),
+    };
+    let mac = config.mac.map_or_else(random_mac, |mac| Ok(mac.bytes()))?;
+    let [receive, transmit] = config.rates().map(|rate| RateLimiter::new(&rate));
+    let (receive, transmit) = (receive?, transmit?);
+    Net::new(backend, NetOptions { mac, mtu: config.mtu.map(Mtu::get), receive, transmit })
+}
+
+/// A hardware address that nobody has given out: locally administered, of one card.
+fn random_mac() -> io::Result<[u8; 6]> {
+    let mut mac = [0; 6];
+    getrandom(&mut mac, GetRandomFlags::empty())?;
+    mac[0] = mac[0] & !1 | 2;
+    Ok(mac)
 }
 
 /// A socket device.

@@ -13,6 +13,7 @@
 mod block;
 mod context;
 mod entropy;
+mod net;
 pub mod queue;
 pub mod scatter;
 #[cfg(any(test, feature = "testing"))]
@@ -25,6 +26,7 @@ mod vsock;
 pub use block::{Block, Options as BlockOptions};
 pub use context::{Context, Descriptors, Rings};
 pub use entropy::Entropy;
+pub use net::{Backend as NetBackend, Net, NetOptions, Stream, Tap};
 pub use queue::{Chain, Error, Queue};
 pub use vsock::{Endpoint, Vsock};
 
