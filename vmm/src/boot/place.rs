@@ -1,7 +1,9 @@
 //! Memory writes: what goes where in guest memory, and the one way in which it gets there.
+#![allow(unsafe_code, reason = "files are read into guest memory, to which there are no references")]
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -10,7 +12,7 @@ use vm_memory::bitmap::BitmapSlice;
 
 use super::relocs::Relocs;
 
-/// How much of a file passes through a buffer at once: little enough to stay in a core's own cache.
+/// How much of a file that is changed on its way passes through a buffer at once: little enough to stay in a core's own cache.
 const CHUNK: u64 = 256 << 10;
 
 /// Bytes for a place in guest memory.
@@ -90,7 +92,7 @@ impl MemoryWrite {
                 memory.subslice(0, bytes.len()).map_err(io::Error::other)?.copy_from(bytes);
                 Ok(())
             }
-            Payload::File(part) => copy(part, memory, |_| u64::MAX, |_, _| {}),
+            Payload::File(part) => read(part, memory),
             Payload::Relocated { part, relocation, start } => {
                 let Relocation { offset, relocs } = &**relocation;
                 let boundary = |end| relocs.boundary(start + end).saturating_sub(*start);
@@ -98,6 +100,37 @@ impl MemoryWrite {
             }
         }
     }
+}
+
+/// Has the kernel copy a part of a file.
+fn read<B: BitmapSlice>(part: &FilePart, memory: &VolatileSlice<'_, B>) -> io::Result<()> {
+    let len = usize::try_from(part.len).map_err(io::Error::other)?;
+    let memory = memory.subslice(0, len).map_err(io::Error::other)?;
+    let to = memory.ptr_guard_mut();
+    let mut done = 0;
+    while done < len {
+        let offset = i64::try_from(part.offset + done as u64).map_err(io::Error::other)?;
+        // SAFETY: there are `len - done` bytes from there on, which live as long as the guard.
+        let count = unsafe {
+            libc::pread(part.file.as_raw_fd(), to.as_ptr().wrapping_add(done).cast(), len - done, offset)
+        };
+        match usize::try_from(count) {
+            Ok(0) => return Err(shrunk()),
+            Ok(count) => done += count,
+            Err(_) => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+        }
+    }
+    memory.bitmap().mark_dirty(0, len);
+    Ok(())
+}
+
+fn shrunk() -> io::Error {
+    io::Error::other("the file that goes there became shorter while it was read: start again")
 }
 
 /// Copies a part of a file chunk by chunk. `boundary` may move the end of a chunk down (both count from the part's
@@ -118,9 +151,7 @@ fn copy<B: BitmapSlice>(
         }
         let chunk = &mut buffer[..(end - at) as usize];
         part.file.read_exact_at(chunk, part.offset + at).map_err(|e| match e.kind() {
-            io::ErrorKind::UnexpectedEof => {
-                io::Error::other("the file that goes there became shorter while it was read: start again")
-            }
+            io::ErrorKind::UnexpectedEof => shrunk(),
             _ => e,
         })?;
         change(at, chunk);
@@ -134,6 +165,16 @@ fn copy<B: BitmapSlice>(
 mod tests {
     use super::super::testing;
     use super::*;
+
+    #[test]
+    fn a_part_of_a_file_is_placed() {
+        let part = FilePart { file: testing::file(&[1, 2, 3, 4, 5]), offset: 1, len: 3 };
+        let mut memory = [0; 4];
+        let write = MemoryWrite { addr: 0, data: Payload::File(part) };
+        write.place(&VolatileSlice::from(&mut memory[..])).unwrap();
+        assert_eq!(memory, [2, 3, 4, 0]);
+        assert!(write.place(&VolatileSlice::from(&mut memory[..2])).is_err());
+    }
 
     #[test]
     fn a_file_that_shrinks_is_an_error() {
