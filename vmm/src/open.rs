@@ -1,5 +1,6 @@
 //! The stage in which paths become descriptors. After it, nothing is opened by path any more.
 
+mod console;
 mod devices;
 
 use std::fs::File;
@@ -12,6 +13,8 @@ use crate::config::{ConsoleSpec, FileRef, VmSpec};
 use crate::devices::console::Sink;
 use crate::disk;
 use crate::machine::Attachment;
+
+pub use console::Consoles;
 
 /// A file that is not what it has to be.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +76,8 @@ pub struct Opened {
     pub fw_cfg: Vec<Option<Named>>,
     /// Where console output goes; `None` for nowhere.
     pub console: Option<Sink>,
+    /// The consoles' ends.
+    pub consoles: Consoles,
     /// The virtio devices.
     pub devices: Vec<Attachment>,
     /// `--result`.
@@ -92,18 +97,21 @@ impl Opened {
         let boot = &spec.boot;
         let modules = boot.modules.iter().filter_map(|it| read("--module", Some(&it.file)).transpose());
         let modules = modules.collect::<Result<_, _>>()?;
+        let [kernel, initrd, firmware] =
+            [("--kernel", &boot.kernel), ("--initrd", &boot.initrd), ("--firmware", &boot.firmware)]
+                .map(|(flag, file)| read(flag, file.as_ref()));
+        let fw_cfg = boot.fw_cfg.iter().map(|it| read("--fw-cfg", it.file.as_ref()));
+        let fw_cfg = fw_cfg.collect::<Result<_, _>>()?;
+        let consoles = Consoles::open(&spec.devices, &mut taken)?;
         Ok(Self {
-            kernel: read("--kernel", boot.kernel.as_ref())?,
-            initrd: read("--initrd", boot.initrd.as_ref())?,
-            firmware: read("--firmware", boot.firmware.as_ref())?,
+            kernel: kernel?,
+            initrd: initrd?,
+            firmware: firmware?,
             modules,
-            fw_cfg: boot
-                .fw_cfg
-                .iter()
-                .map(|it| read("--fw-cfg", it.file.as_ref()))
-                .collect::<Result<_, _>>()?,
-            devices: devices::open(&spec.devices, &mut taken)?,
+            fw_cfg,
+            devices: devices::open(&spec.devices, &consoles, &mut taken)?,
             console: console(&spec.console, &mut taken)?,
+            consoles,
             result: spec.result.as_ref().map(|path| writable("--result", path, &mut taken)).transpose()?,
         })
     }

@@ -102,7 +102,8 @@ fn spec() -> VmSpec {
 fn start(memory: Memory, start: Start, transport: TransportKind, paused: bool) -> Vm {
     let _signals = Signals::take_over().unwrap();
     let timeline = Arc::new(Timeline::begin(None, false));
-    let wiring = Wiring { console: ConsoleOutput::new().unwrap(), timeline: Arc::clone(&timeline) };
+    let wiring =
+        Wiring { console: ConsoleOutput::new().unwrap(), input: None, timeline: Arc::clone(&timeline) };
     let boots = matches!(start, Start::Boot { .. });
     let attachment = Attachment { name: "rng".to_owned(), transport, device: Box::new(Entropy) };
     let host = Host::open().unwrap();

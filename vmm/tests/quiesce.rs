@@ -50,7 +50,7 @@ fn run(memory: Memory, start: Start, paused: bool, cpus: u8) -> Running {
     let _signals = Signals::take_over().unwrap();
     let console = ConsoleOutput::new().unwrap();
     let timeline = Arc::new(Timeline::begin(None, false));
-    let wiring = Wiring { console: console.clone(), timeline: Arc::clone(&timeline) };
+    let wiring = Wiring { console: console.clone(), input: None, timeline: Arc::clone(&timeline) };
     let machine =
         machine::build(&Host::open().unwrap(), &spec(cpus), memory, start, &wiring, Vec::new()).unwrap();
     let sealed = sandbox::seal().unwrap();
@@ -200,8 +200,11 @@ fn state_of_another_machine_is_refused() {
     vm.handle.pause().unwrap();
     let state = Box::new(vm.handle.save().unwrap());
     let memory = vm.end();
-    let wiring =
-        Wiring { console: ConsoleOutput::new().unwrap(), timeline: Arc::new(Timeline::begin(None, false)) };
+    let wiring = Wiring {
+        console: ConsoleOutput::new().unwrap(),
+        input: None,
+        timeline: Arc::new(Timeline::begin(None, false)),
+    };
     let start = Start::Restore { state, firmware: None };
     let refused =
         machine::build(&Host::open().unwrap(), &spec(1), memory, start, &wiring, Vec::new()).err().unwrap();

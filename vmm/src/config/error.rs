@@ -71,6 +71,9 @@ pub enum ValueError {
     /// A token bucket that is always empty, or refilled in no time.
     #[error("the rate {0} lets nothing through or all: give a size and a time above 0, or leave it out")]
     EmptyBucket(String),
+    /// Not a name that a guest could use in a path.
+    #[error("`{}` is not a name for a port: give 1 to 64 letters, digits, `.`, `-` or `_`", OneLine(.0))]
+    PortName(String),
     /// A device whose options make none.
     #[error("{}", OneLine(.0))]
     Pairs(String),

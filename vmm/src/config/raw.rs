@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use super::value::switch;
 use super::{
-    Cmdline, ConsoleSpec, Cpus, DiskConfig, FileRef, FwCfgFile, Kaslr, MachineKind, ModuleConfig,
-    Nanoseconds, NetConfig, Protocol, RawMemory, RngConfig, TimelineMode, TransportKind, VsockConfig, pairs,
+    Cmdline, ConsoleDevice, ConsoleSpec, Cpus, DiskConfig, FileRef, FwCfgFile, Kaslr, MachineKind,
+    ModuleConfig, Nanoseconds, NetConfig, PortConfig, Protocol, RawMemory, RngConfig, TimelineMode,
+    TransportKind, VsockConfig, pairs,
 };
 
 /// The configuration of a VM. Every key has the name of its flag of `jiffy run`, and what is left out has the
@@ -167,6 +168,22 @@ pub struct RawConfig {
     #[schemars(with = "Option<super::schema::Device<RngConfig>>")]
     pub rng: Option<RngConfig>,
 
+    /// What carries the console: the serial port, or a virtio console (hvc0) [default: serial]
+    ///
+    /// The default kernel command line follows it. Both write to where --console says; what is typed
+    /// goes to the one that is chosen.
+    #[arg(long, value_name = "DEVICE", help_heading = "Devices", verbatim_doc_comment)]
+    pub console_device: Option<ConsoleDevice>,
+
+    /// Add a port to the virtio console, whose output goes to a file
+    ///
+    /// Options: name=NAME, by which the guest finds it in /dev/virtio-ports; file=FILE
+    #[arg(long, value_name = "name=NAME,file=FILE", help_heading = "Devices", verbatim_doc_comment,
+          value_parser = pairs::parse::<PortConfig>)]
+    #[serde(default, deserialize_with = "pairs::many", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<super::schema::Device<PortConfig>>")]
+    pub port: Vec<PortConfig>,
+
     /// Give the guest sockets to host programs, by Firecracker's convention
     ///
     /// A host program connects to the Unix socket at PATH, writes "CONNECT PORT" and a newline, and reads
@@ -220,6 +237,8 @@ impl RawConfig {
             disk,
             net,
             rng,
+            console_device,
+            port,
             vsock,
             console,
             timeline,
@@ -247,6 +266,8 @@ impl RawConfig {
             disk: if disk.is_empty() { other.disk } else { disk },
             net: if net.is_empty() { other.net } else { net },
             rng: rng.or(other.rng),
+            console_device: console_device.or(other.console_device),
+            port: if port.is_empty() { other.port } else { port },
             vsock: vsock.or(other.vsock),
             console: console.or(other.console),
             timeline: timeline.or(other.timeline),

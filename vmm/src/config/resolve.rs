@@ -1,11 +1,11 @@
 //! From what a user gave to a whole [`VmSpec`], and back: defaults, and checks across values.
 
 use super::{
-    BootSpec, Cmdline, Cpus, DevicesSpec, Error, HugePages, MemorySize, MemorySpec, NetConfig, RawConfig,
-    RawMemory, ValueError, VmSpec,
+    BootSpec, Cmdline, ConsoleDevice, Cpus, DevicesSpec, Error, HugePages, MemorySize, MemorySpec, NetConfig,
+    RawConfig, RawMemory, ValueError, VmSpec,
 };
 
-/// The command line of a kernel for which none is given: the console on the first serial port, critical messages only,
+/// The command line of a kernel for which none is given: the console on the first serial port (or `hvc0`), critical messages only,
 /// and at once a reset, by the keyboard controller, after a panic or on a reboot.
 pub const DEFAULT_CMDLINE: &str = "console=ttyS0 quiet loglevel=3 panic=-1 reboot=k";
 
@@ -25,7 +25,10 @@ impl RawConfig {
                 return Err(Error::NeedsKernel("cmdline"));
             }
             (None, Some(_)) => String::new(),
-            (Some(_), _) => cmdline.unwrap_or_else(|| DEFAULT_CMDLINE.to_owned()),
+            (Some(_), _) => cmdline.unwrap_or_else(|| match self.console_device.unwrap_or_default() {
+                ConsoleDevice::Serial => DEFAULT_CMDLINE.to_owned(),
+                ConsoleDevice::Virtio => DEFAULT_CMDLINE.replace("ttyS0", "hvc0"),
+            }),
         };
         for (key, given) in [("module", !self.module.is_empty()), ("fw-cfg", !self.fw_cfg.is_empty())] {
             if given && self.firmware.is_none() {
@@ -59,6 +62,8 @@ impl RawConfig {
                 nets: nets(self.net)?,
                 vsock: self.vsock,
                 rng: self.rng,
+                console: self.console_device.unwrap_or_default(),
+                ports: self.port,
             },
             console: self.console.unwrap_or_default(),
             timeline: self.timeline.unwrap_or_default(),
@@ -82,7 +87,7 @@ impl RawConfig {
             result,
             invtsc,
         } = spec;
-        let DevicesSpec { transport, disks, nets, vsock, rng } = devices;
+        let DevicesSpec { transport, disks, nets, vsock, rng, console: console_device, ports } = devices;
         let BootSpec { kernel, initrd, cmdline, firmware, modules, fw_cfg, protocol, unpack, kaslr } = boot;
         let MemorySpec { size, huge, prealloc, shared } = memory;
         Ok(Self {
@@ -108,6 +113,8 @@ impl RawConfig {
             disk: disks.clone(),
             net: nets.clone(),
             rng: rng.clone(),
+            console_device: Some(*console_device),
+            port: ports.clone(),
             vsock: vsock.clone(),
             console: Some(console.clone()),
             timeline: Some(*timeline),

@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{DiskConfig, FileRef, FwCfgFile, ModuleConfig, NetConfig, RngConfig, VsockConfig};
+use super::{DiskConfig, FileRef, FwCfgFile, ModuleConfig, NetConfig, PortConfig, RngConfig, VsockConfig};
 
 /// All that determines a VM.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -169,6 +169,21 @@ pub struct DevicesSpec {
     pub vsock: Option<VsockConfig>,
     /// Its entropy device.
     pub rng: Option<RngConfig>,
+    /// What carries the console.
+    pub console: ConsoleDevice,
+    /// Further ports of the virtio console; with any, there is one.
+    pub ports: Vec<PortConfig>,
+}
+
+/// What carries a guest's console.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ConsoleDevice {
+    /// The first serial port.
+    #[default]
+    Serial,
+    /// Port 0 of a virtio console.
+    Virtio,
 }
 
 /// How a guest reaches a virtio device.

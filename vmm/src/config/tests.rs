@@ -236,11 +236,15 @@ prop_compose! {
         disks in prop::collection::vec(disks(), 0..3),
         nets in prop::collection::vec(nets(), 0..3),
         vsock in prop::option::of(vsocks()),
+        console in prop::sample::select(vec![ConsoleDevice::Serial, ConsoleDevice::Virtio]),
+        ports in prop::collection::vec(("[a-z]{1,9}", files()), 0..3),
         rng in prop::option::of(
             prop::option::of(transports()).prop_map(|transport| RngConfig { transport }),
         ),
     ) -> DevicesSpec {
-        DevicesSpec { transport, disks, nets, vsock, rng }
+        let file = |(name, file)| PortConfig { name, file };
+        let ports = ports.into_iter().map(file).collect();
+        DevicesSpec { transport, disks, nets, vsock, rng, console, ports }
     }
 }
 

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::{Running, Signals};
 use crate::boot::{self, BootState, Input};
 use crate::config::{ConsoleSpec, FileRef, Protocol, VmSpec};
-use crate::devices::console::{ConsoleOutput, InputPump, OutputPump, Terminal};
+use crate::devices::console::{InputPump, OutputPump, Terminal};
 use crate::kvm::{self, Host};
 use crate::machine::{self, Wiring};
 use crate::memory::layout::RamLayout;
@@ -123,8 +123,9 @@ fn run(
     let start = machine::load(boot, &memory)?;
     timeline.step(Step::KernelLoaded { bytes });
 
-    let console = ConsoleOutput::new().map_err(system("console"))?;
-    let wiring = Wiring { console: console.clone(), timeline: Arc::clone(timeline) };
+    let console = opened.consoles.output.clone();
+    let input = opened.consoles.input.clone();
+    let wiring = Wiring { console: console.clone(), input, timeline: Arc::clone(timeline) };
     let machine = machine::build(&host, spec, memory, start, &wiring, opened.devices)?;
     timeline.step(Step::VcpusReady);
 
@@ -134,11 +135,15 @@ fn run(
 
     let stdio = spec.console == ConsoleSpec::Stdio;
     let terminal = if stdio { Terminal::raw().map_err(system("terminal"))? } else { None };
+    if terminal.is_some() {
+        running.board().devices.tell_size();
+    }
     let mut sources = running.board().devices.sources();
     // After all that may have something left to say.
+    sources.extend(opened.consoles.pumps());
     sources.push(Box::new(OutputPump::new(console.clone(), opened.console)));
     if stdio && !boots_from_stdin(spec) {
-        let (port, handle) = (Arc::clone(&running.board().devices.serial), running.handle());
+        let (port, handle) = (Arc::clone(&running.board().devices.input), running.handle());
         let end = Box::new(move || handle.end(libc::SIGINT as u8));
         sources.push(Box::new(InputPump::new(port, console.clone(), end).map_err(system("console input"))?));
     }

@@ -169,6 +169,7 @@ impl Running {
             match signals.take() {
                 None => {}
                 Some(Wish::End(signal)) => return Ok(Outcome::Killed { signal }),
+                Some(Wish::Resized) => self.board.devices.tell_size(),
                 Some(Wish::Stop) => {
                     Terminal::leave();
                     signals.stop()?;
@@ -176,7 +177,7 @@ impl Running {
                 Some(Wish::Continued) => {
                     Terminal::reenter();
                     // In the background, the worker has found that the input was not for it.
-                    let _ = self.board.devices.serial.room_event().write(1);
+                    let _ = self.board.devices.input.room_event().write(1);
                 }
             }
         }

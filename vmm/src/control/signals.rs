@@ -13,6 +13,9 @@ const ENDING: [i32; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQU
 /// The signals that stop and continue us: with them, a terminal in raw mode is given back and taken again.
 const STOPPING: [i32; 2] = [libc::SIGTSTP, libc::SIGCONT];
 
+/// The terminal has another size.
+const RESIZED: [i32; 1] = [libc::SIGWINCH];
+
 /// What a signal wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wish {
@@ -22,9 +25,11 @@ pub enum Wish {
     Stop,
     /// Nothing any more: the process has been continued.
     Continued,
+    /// That the guest learns of the terminal's new size.
+    Resized,
 }
 
-/// SIGINT, SIGTERM, SIGHUP, SIGTSTP and SIGCONT, blocked for all threads that are started from now on, and readable
+/// SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGCONT and SIGWINCH, blocked for all threads that are started from now on, and readable
 /// here.
 #[derive(Debug)]
 pub struct Signals(File);
@@ -39,7 +44,8 @@ impl Signals {
         // A parent that takes its own signals from a descriptor may have left it blocked.
         mask(libc::SIG_UNBLOCK, &create_sigset(&[libc::SIGUSR1])?)?;
         // An ignored signal that is blocked would be kept for us nevertheless.
-        let ours: Vec<_> = ENDING.into_iter().chain(STOPPING).filter(|&signal| !is_ignored(signal)).collect();
+        let ours: Vec<_> =
+            ENDING.into_iter().chain(STOPPING).chain(RESIZED).filter(|&signal| !is_ignored(signal)).collect();
         let set = create_sigset(&ours)?;
         mask(libc::SIG_BLOCK, &set)?;
         // SAFETY: the set is a valid one; the kernel gives a new descriptor or an error.
@@ -61,6 +67,7 @@ impl Signals {
         Some(match number.into() {
             libc::SIGTSTP => Wish::Stop,
             libc::SIGCONT => Wish::Continued,
+            libc::SIGWINCH => Wish::Resized,
             _ => Wish::End(number),
         })
     }

@@ -11,6 +11,7 @@ use super::{Error, Wiring};
 use crate::acpi::IsaDevice;
 use crate::bus::BusDevice;
 use crate::config::{MachineKind, VmSpec};
+use crate::devices::console::{InputPort, Terminal};
 use crate::devices::legacy::{AcpiPm, Cmos, DebugExit, FwCfg, I8042, JiffyPorts, Pvpanic, SerialPort};
 use crate::devices::worker::Source;
 use crate::interrupt::IrqfdLine;
@@ -32,8 +33,8 @@ pub struct Devices {
     table: Vec<Entry>,
     virtio: VirtioDevices,
     firmware: bool,
-    /// The serial port, for the console.
-    pub serial: Arc<SerialPort>,
+    /// What takes input from the user.
+    pub input: Arc<dyn InputPort>,
     /// Jiffy's own ports, for the exit status.
     pub jiffy: Arc<JiffyPorts>,
 }
@@ -59,7 +60,11 @@ impl Devices {
             entry("acpi-pm", ports::ACPI_SLEEP_CONTROL, AcpiPm::LEN, Arc::new(AcpiPm::new(legacy)), None),
             entry("jiffy", ports::JIFFY, ports::JIFFY_LEN.into(), jiffy.clone(), None),
         ];
-        Ok(Self { table, virtio, firmware: false, serial, jiffy })
+        let input = match &wiring.input {
+            Some(input) => Arc::clone(input) as Arc<dyn InputPort>,
+            None => serial,
+        };
+        Ok(Self { table, virtio, firmware: false, input, jiffy })
     }
 
     /// Adds what only a firmware finds.
@@ -81,6 +86,13 @@ impl Devices {
         }
         self.virtio.insert(&mut buses, self.firmware)?;
         Ok(buses)
+    }
+
+    /// Tells the console's device the size of the terminal, if there is one.
+    pub fn tell_size(&self) {
+        if let Some((columns, rows)) = Terminal::size() {
+            self.input.resize(columns, rows);
+        }
     }
 
     /// What serves the virtio devices, for the device worker.

@@ -17,6 +17,7 @@ use crate::config::{MachineKind, VmSpec};
 use crate::cpuid;
 use crate::devices::console::ConsoleOutput;
 use crate::devices::legacy::FwCfg;
+use crate::devices::virtio::ConsoleInput;
 use crate::kvm::{self, Host, IrqchipState, Vcpu, VcpuState, Vm};
 use crate::memory::{self, HUGE_PAGE, Memory};
 use crate::resources::{Exhausted, Resources};
@@ -112,6 +113,8 @@ pub fn load(boot: BootState, memory: &Memory) -> Result<Start, Error> {
 pub struct Wiring {
     /// Where the serial port writes.
     pub console: ConsoleOutput,
+    /// Where what is typed waits for a virtio console, if that carries the console.
+    pub input: Option<Arc<ConsoleInput>>,
     /// Where guest marks go.
     pub timeline: Arc<Timeline>,
 }

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use super::{Error, Taken};
+use super::{Consoles, Error, Taken};
 use crate::config::{
     CacheMode, DevicesSpec, DiskConfig, FileRef, Mtu, NetConfig, Overlay, Serial, TapRef, TransportKind,
     VsockConfig,
@@ -20,7 +20,7 @@ use crate::machine::Attachment;
 
 /// All files that the devices name, each with its flag.
 pub(super) fn files(spec: &DevicesSpec) -> impl Iterator<Item = (&'static str, &FileRef)> {
-    let DevicesSpec { transport: _, disks, nets, vsock, rng: _ } = spec;
+    let DevicesSpec { transport: _, disks, nets, vsock, rng: _, console: _, ports } = spec;
     let disks = disks.iter().flat_map(|disk| {
         let overlay = if let Some(Overlay::File(file)) = &disk.overlay { Some(file) } else { None };
         std::iter::once(&disk.path).chain(overlay).map(|file| ("--disk", file))
@@ -29,12 +29,17 @@ pub(super) fn files(spec: &DevicesSpec) -> impl Iterator<Item = (&'static str, &
         let fds = if let Some(TapRef::Fds(fds)) = &net.tap { fds.as_slice() } else { &[] };
         fds.iter().chain(&net.passt).map(|file| ("--net", file))
     });
-    disks.chain(nets).chain(vsock.iter().map(|vsock| ("--vsock", &vsock.path)))
+    let ports = ports.iter().map(|port| ("--port", &port.file));
+    disks.chain(nets).chain(ports).chain(vsock.iter().map(|vsock| ("--vsock", &vsock.path)))
 }
 
 /// Opens what the devices need, and makes them.
-pub(super) fn open(spec: &DevicesSpec, taken: &mut Taken) -> Result<Vec<Attachment>, Error> {
-    let DevicesSpec { transport, disks, nets, vsock, rng } = spec;
+pub(super) fn open(
+    spec: &DevicesSpec,
+    consoles: &Consoles,
+    taken: &mut Taken,
+) -> Result<Vec<Attachment>, Error> {
+    let DevicesSpec { transport, disks, nets, vsock, rng, console: _, ports: _ } = spec;
     let attach = |name: String, own: Option<TransportKind>, device: Box<dyn VirtioDevice>| Attachment {
         name,
         transport: own.unwrap_or(*transport),
@@ -50,6 +55,7 @@ pub(super) fn open(spec: &DevicesSpec, taken: &mut Taken) -> Result<Vec<Attachme
     if let Some(config) = vsock {
         all.push(attach("vsock".to_owned(), config.transport, Box::new(open_vsock(config)?)));
     }
+    all.extend(consoles.device()?.map(|console| attach("console".to_owned(), None, Box::new(console))));
     all.extend(rng.iter().map(|rng| attach("rng".to_owned(), rng.transport, Box::new(Entropy))));
     Ok(all)
 }

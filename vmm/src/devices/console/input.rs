@@ -1,4 +1,4 @@
-//! From standard input to the guest's serial port.
+//! From standard input to the guest's console.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -10,14 +10,29 @@ use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use rustix::fs::OFlags;
 use rustix::stdio::stdin;
 use rustix::termios::isatty;
+use vmm_sys_util::eventfd::EventFd;
 
 use super::escape::{Escape, HELP, Key};
 use super::{ConsoleOutput, Terminal, sink};
-use crate::devices::legacy::SerialPort;
 use crate::devices::worker::Source;
 
 /// Keys that wait at most for a guest that does not take them; what is typed beyond is lost.
 const TYPED_AHEAD: usize = 64 << 10;
+
+/// What takes input for the guest.
+pub trait InputPort: Send + Sync {
+    /// Bytes that it can take now; none while the guest does not listen.
+    fn input_room(&self) -> usize;
+
+    /// Readable when the guest has read all input, or begun to listen.
+    fn room_event(&self) -> &Arc<EventFd>;
+
+    /// Takes input; no more than [`InputPort::input_room`] bytes.
+    fn input(&self, bytes: &[u8]);
+
+    /// The terminal has this many columns and rows; not every port can tell.
+    fn resize(&self, _columns: u16, _rows: u16) {}
+}
 
 /// Reads as much as the port has room for; the rest waits in the pipe. From a terminal it reads everything, since
 /// the keys that end the VM must not wait for the guest.
@@ -27,7 +42,7 @@ pub struct InputPump {
     /// Listens to `input`; off while the port has no room, and never on for a regular file, which cannot be
     /// waited for and need not be.
     listening: bool,
-    port: Arc<SerialPort>,
+    port: Arc<dyn InputPort>,
     output: ConsoleOutput,
     escape: Option<Escape>,
     /// What was typed, and has no room in the port.
@@ -38,7 +53,11 @@ pub struct InputPump {
 impl InputPump {
     /// Feeds `port` from standard input. In a terminal, keys that are for us are answered on `output`, or by
     /// `end`, which has to end the VM.
-    pub fn new(port: Arc<SerialPort>, output: ConsoleOutput, end: Box<dyn Fn() + Send>) -> io::Result<Self> {
+    pub fn new(
+        port: Arc<dyn InputPort>,
+        output: ConsoleOutput,
+        end: Box<dyn Fn() + Send>,
+    ) -> io::Result<Self> {
         let terminal = isatty(stdin());
         let input = if terminal && !Terminal::is_foreground() {
             None
@@ -155,6 +174,7 @@ impl Source for InputPump {}
 mod tests {
     use super::*;
     use crate::bus::BusDevice;
+    use crate::devices::legacy::SerialPort;
     use crate::interrupt::CountingLine;
     use std::sync::mpsc;
 
@@ -165,7 +185,7 @@ mod tests {
         let (ended, end) = mpsc::channel();
         let (listening, escape, typed) = (false, Some(Escape::default()), VecDeque::new());
         let end_vm = Box::new(move || ended.send(()).unwrap());
-        let (shared, input) = (Arc::clone(&port), None);
+        let (shared, input) = (Arc::clone(&port) as Arc<dyn InputPort>, None);
         let mut pump = InputPump { input, listening, port: shared, output, escape, typed, end: end_vm };
         pump.deliver(b"hello");
         pump.deliver(&vec![b'.'; 2 * TYPED_AHEAD]);

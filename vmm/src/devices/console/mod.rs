@@ -1,4 +1,4 @@
-//! The serial console's other end: output that never holds a vCPU up, input from a terminal or a pipe.
+//! The console's other end: output that never holds a vCPU up, input from a terminal or a pipe.
 
 mod escape;
 mod input;
@@ -6,7 +6,7 @@ mod output;
 mod sink;
 mod terminal;
 
-pub use input::InputPump;
+pub use input::{InputPort, InputPump};
 pub use output::{ConsoleOutput, OutputPump};
 pub use sink::Sink;
 pub use terminal::{Terminal, restore_on_panic};

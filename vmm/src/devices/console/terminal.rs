@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::process::getpgrp;
 use rustix::stdio::stdin;
-use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetpgrp, tcsetattr};
+use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetpgrp, tcgetwinsize, tcsetattr};
 
 /// The settings to go back to, and those of raw mode; here, so that a panic on any thread can restore them.
 static SETTINGS: Mutex<Option<Settings>> = Mutex::new(None);
@@ -42,6 +42,12 @@ impl Terminal {
         *settings() = Some(Settings { before, raw: raw.clone() });
         tcsetattr(stdin(), OptionalActions::Now, &raw)?;
         Ok(Some(Self(())))
+    }
+
+    /// Columns and rows of the terminal that standard input is, if it is one.
+    #[must_use]
+    pub fn size() -> Option<(u16, u16)> {
+        tcgetwinsize(stdin()).ok().map(|size| (size.ws_col, size.ws_row))
     }
 
     /// Gives the terminal back for as long as the process is stopped.

@@ -9,7 +9,7 @@ use vm_superio::serial::{Serial, SerialEvents, SerialState};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::bus::{BusDevice, Effect};
-use crate::devices::console::ConsoleOutput;
+use crate::devices::console::{ConsoleOutput, InputPort};
 use crate::interrupt::InterruptLine;
 use crate::state::{self, Saved};
 
@@ -133,26 +133,6 @@ impl SerialPort {
         Ok(Self { model: Mutex::new((model, Listening::default())), line, output, room })
     }
 
-    /// How many bytes of input it can take now; none while the guest does not listen.
-    #[must_use]
-    pub fn input_room(&self) -> usize {
-        let (model, listening) = &*self.model();
-        if listening.takes_input() { model.fifo_capacity() } else { 0 }
-    }
-
-    /// Readable when the guest has read all input, or begun to listen.
-    #[must_use]
-    pub fn room_event(&self) -> &Arc<EventFd> {
-        &self.room
-    }
-
-    /// Gives input to the guest; no more than [`SerialPort::input_room`] bytes.
-    pub fn input(&self, bytes: &[u8]) {
-        // Fails where there is no room (we asked) or where the interrupt cannot be raised; the guest still finds
-        // the bytes when it looks.
-        let _ = self.model().0.enqueue_raw_bytes(bytes);
-    }
-
     /// Wakes the worker when the guest has begun to listen.
     fn tell(&self, before: bool, now: bool) {
         if now && !before {
@@ -162,6 +142,23 @@ impl SerialPort {
 
     fn model(&self) -> MutexGuard<'_, (Model, Listening)> {
         self.model.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl InputPort for SerialPort {
+    fn input_room(&self) -> usize {
+        let (model, listening) = &*self.model();
+        if listening.takes_input() { model.fifo_capacity() } else { 0 }
+    }
+
+    fn room_event(&self) -> &Arc<EventFd> {
+        &self.room
+    }
+
+    fn input(&self, bytes: &[u8]) {
+        // Fails where there is no room (we asked) or where the interrupt cannot be raised; the guest still finds
+        // the bytes when it looks.
+        let _ = self.model().0.enqueue_raw_bytes(bytes);
     }
 }
 

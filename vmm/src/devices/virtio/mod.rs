@@ -11,6 +11,7 @@
 //! the transport's saved state is the [core's](transport::Core).
 
 mod block;
+mod console;
 mod context;
 mod entropy;
 mod net;
@@ -24,6 +25,7 @@ pub mod transport;
 mod vsock;
 
 pub use block::{Block, Options as BlockOptions};
+pub use console::{Console, ConsoleInput, MAX_PORTS, Port};
 pub use context::{Context, Descriptors, Rings};
 pub use entropy::Entropy;
 pub use net::{Backend as NetBackend, Net, NetOptions, Stream, Tap};
