@@ -40,8 +40,13 @@ pub enum Error {
         other: &'static str,
     },
     /// A disk image that cannot be one.
-    #[error("--disk {0}")]
-    Disk(#[from] disk::Error),
+    #[error("{flag} {source}")]
+    Disk {
+        /// The flag that names it.
+        flag: &'static str,
+        /// What is wrong with it.
+        source: disk::Error,
+    },
     /// It is a folder, a pipe, a device: something without a beginning and a length.
     #[error("{flag} {name}: not a regular file")]
     NotRegular {

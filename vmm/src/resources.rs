@@ -33,11 +33,13 @@ pub struct Resources {
     messages: AddressAllocator,
     pci_devices: IdAllocator,
     bars: AddressAllocator,
+    /// First address that no device has taken for its memory.
+    device_memory: u64,
 }
 
 impl Saved for Resources {
     const NAME: &'static str = "resources";
-    const VERSION: u16 = 2;
+    const VERSION: u16 = 3;
 }
 
 impl Resources {
@@ -53,6 +55,7 @@ impl Resources {
             pci_devices: IdAllocator::new(PCI_DEVICES.0, PCI_DEVICES.1).map_err(wrap("PCI devices"))?,
             bars: AddressAllocator::new(layout::PCI_MMIO.start, layout::PCI_MMIO.len)
                 .map_err(wrap("PCI BARs"))?,
+            device_memory: 0,
         })
     }
 
@@ -76,6 +79,14 @@ impl Resources {
         let wrap = |source| Exhausted { what: "interrupt messages", source };
         let range = self.messages.allocate(count.into(), 1, AllocPolicy::FirstMatch).map_err(wrap)?;
         Ok(range.start() as u32)
+    }
+
+    /// Where `len` bytes of memory of a device go, above RAM, which ends at `ram_end`: to a multiple of 1 GiB, so that it
+    /// shares no large page with anything.
+    pub fn device_memory(&mut self, len: u64, ram_end: u64) -> Range {
+        let start = self.device_memory.max(ram_end).max(layout::HOLE.end()).next_multiple_of(1 << 30);
+        self.device_memory = start + len;
+        Range { start, len }
     }
 
     /// The number of a device on the PCI bus.
@@ -122,5 +133,7 @@ mod tests {
         restored.free_memory_slot(0).unwrap();
         assert_eq!(restored.memory_slot().unwrap(), 0);
         assert!(restored.mmio(u64::MAX).is_err());
+        assert_eq!(restored.device_memory(1 << 21, 1 << 20), Range { start: 4 << 30, len: 1 << 21 });
+        assert_eq!(restored.device_memory(1 << 21, 1 << 20).start, 5 << 30);
     }
 }

@@ -8,6 +8,7 @@ pub mod ctx;
 pub mod debs;
 pub mod guard;
 pub mod guests;
+pub mod images;
 pub mod initramfs;
 pub mod kernel;
 pub mod lab;

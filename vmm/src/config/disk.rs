@@ -31,6 +31,9 @@ pub struct DiskConfig {
     /// Leave the host's page cache out (O_DIRECT).
     #[serde(default)]
     pub direct: bool,
+    /// How a raw image is read and written.
+    #[serde(default)]
+    pub io: IoEngine,
     /// Number of queues; one for each vCPU lets them work side by side. By default 1.
     #[schemars(with = "Option<u8>", range(min = 1))]
     pub queues: Option<NonZeroU8>,
@@ -61,6 +64,7 @@ impl DiskConfig {
             overlay: None,
             cache: CacheMode::default(),
             direct: false,
+            io: IoEngine::default(),
             queues: None,
             serial: None,
             physical_block_size: None,
@@ -109,6 +113,19 @@ pub enum CacheMode {
     Writethrough,
     /// The host has it, and the guest cannot flush: for data that may be lost.
     Unsafe,
+}
+
+/// How a raw image is read and written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum IoEngine {
+    /// By plain calls where the image is in memory (tmpfs), else by io_uring where the host has it.
+    #[default]
+    Auto,
+    /// By plain calls, one after the other.
+    Sync,
+    /// By io_uring.
+    Uring,
 }
 
 /// Where writes go instead of the image.
@@ -220,7 +237,7 @@ mod tests {
 
     #[test]
     fn what_can_be_written() {
-        let all = "path=a,readonly,format=qcow2,overlay=tmp,cache=writethrough,direct,queues=4,serial=x y,\
+        let all = "path=a,readonly,format=qcow2,overlay=tmp,cache=writethrough,direct,io=sync,queues=4,serial=x y,\
                    physical-block-size=4K,bandwidth=10M,ops=100,transport=pci";
         let expected = DiskConfig {
             path: FileRef::Path("a".into()),
@@ -229,6 +246,7 @@ mod tests {
             overlay: Some(Overlay::Tmp),
             cache: CacheMode::Writethrough,
             direct: true,
+            io: IoEngine::Sync,
             queues: NonZeroU8::new(4),
             serial: Some(Serial("x y".to_owned())),
             physical_block_size: Some(BlockSize(4096)),

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::value::switch;
 use super::{
     Cmdline, ConsoleDevice, ConsoleSpec, Cpus, DiskConfig, FileRef, FwCfgFile, Kaslr, MachineKind,
-    ModuleConfig, Nanoseconds, NetConfig, PortConfig, Protocol, RawMemory, RngConfig, TimelineMode,
-    TransportKind, VsockConfig, pairs,
+    ModuleConfig, Nanoseconds, NetConfig, PmemConfig, PortConfig, Protocol, RawMemory, RngConfig,
+    TimelineMode, TransportKind, VsockConfig, pairs,
 };
 
 /// The configuration of a VM. Every key has the name of its flag of `jiffy run`, and what is left out has the
@@ -127,6 +127,7 @@ pub struct RawConfig {
     ///   cache=writeback|writethrough|unsafe
     ///                                whether the guest has to flush, need not, or cannot
     ///   direct                       leave out the host's page cache
+    ///   io=auto|sync|uring           how a raw image is read and written
     ///   queues=N                     number of queues [default: 1]
     ///   serial=TEXT                  serial number
     ///   physical-block-size=SIZE     what the guest had best write at once
@@ -157,6 +158,18 @@ pub struct RawConfig {
     #[serde(default, deserialize_with = "pairs::many", skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<super::schema::Device<NetConfig>>")]
     pub net: Vec<NetConfig>,
+
+    /// Give the guest a file as persistent memory, in its address space; may be repeated
+    ///
+    /// Options:
+    ///   readonly                     the guest may only read
+    ///   private                      what it writes is its own, and gone with the VM
+    ///   transport=mmio|pci           how the guest reaches it
+    #[arg(long, value_name = "path=FILE[,OPTION…]", help_heading = "Devices", verbatim_doc_comment,
+          value_parser = pairs::parse::<PmemConfig>)]
+    #[serde(default, deserialize_with = "pairs::many", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<super::schema::Device<PmemConfig>>")]
+    pub pmem: Vec<PmemConfig>,
 
     /// Give the guest random numbers of the host
     ///
@@ -236,6 +249,7 @@ impl RawConfig {
             transport,
             disk,
             net,
+            pmem,
             rng,
             console_device,
             port,
@@ -265,6 +279,7 @@ impl RawConfig {
             transport: transport.or(other.transport),
             disk: if disk.is_empty() { other.disk } else { disk },
             net: if net.is_empty() { other.net } else { net },
+            pmem: if pmem.is_empty() { other.pmem } else { pmem },
             rng: rng.or(other.rng),
             console_device: console_device.or(other.console_device),
             port: if port.is_empty() { other.port } else { port },

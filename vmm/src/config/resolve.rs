@@ -60,6 +60,7 @@ impl RawConfig {
                 transport: self.transport.unwrap_or_default(),
                 disks: self.disk,
                 nets: nets(self.net)?,
+                pmem: self.pmem,
                 vsock: self.vsock,
                 rng: self.rng,
                 console: self.console_device.unwrap_or_default(),
@@ -87,7 +88,8 @@ impl RawConfig {
             result,
             invtsc,
         } = spec;
-        let DevicesSpec { transport, disks, nets, vsock, rng, console: console_device, ports } = devices;
+        let DevicesSpec { transport, disks, nets, pmem, vsock, rng, console: console_device, ports } =
+            devices;
         let BootSpec { kernel, initrd, cmdline, firmware, modules, fw_cfg, protocol, unpack, kaslr } = boot;
         let MemorySpec { size, huge, prealloc, shared } = memory;
         Ok(Self {
@@ -112,6 +114,7 @@ impl RawConfig {
             transport: Some(*transport),
             disk: disks.clone(),
             net: nets.clone(),
+            pmem: pmem.clone(),
             rng: rng.clone(),
             console_device: Some(*console_device),
             port: ports.clone(),

@@ -4,7 +4,9 @@ use clap::ValueEnum;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{DiskConfig, FileRef, FwCfgFile, ModuleConfig, NetConfig, PortConfig, RngConfig, VsockConfig};
+use super::{
+    DiskConfig, FileRef, FwCfgFile, ModuleConfig, NetConfig, PmemConfig, PortConfig, RngConfig, VsockConfig,
+};
 
 /// All that determines a VM.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,6 +169,8 @@ pub struct DevicesSpec {
     pub nets: Vec<NetConfig>,
     /// Its socket device.
     pub vsock: Option<VsockConfig>,
+    /// Its persistent memory.
+    pub pmem: Vec<PmemConfig>,
     /// Its entropy device.
     pub rng: Option<RngConfig>,
     /// What carries the console.

@@ -184,6 +184,7 @@ prop_compose! {
         overlay in prop::option::of(prop_oneof![Just(Overlay::Tmp), files().prop_map(Overlay::File)]),
         cache in prop::sample::select(vec![CacheMode::Writeback, CacheMode::Writethrough, CacheMode::Unsafe]),
         direct: bool,
+        io in prop::sample::select(vec![IoEngine::Auto, IoEngine::Sync, IoEngine::Uring]),
         queues in any::<u8>().prop_map(NonZeroU8::new),
         serial in prop::option::of("[ -~]{0,20}".prop_map(|text| text.parse().unwrap())),
         physical_block_size in prop::option::of((9_u32..=21).prop_map(|bits| (1 << bits).to_string().parse().unwrap())),
@@ -192,7 +193,7 @@ prop_compose! {
     ) -> DiskConfig {
         let bucket = rates.map(|(size, refill_time, one_time_burst)| TokenBucket { size, refill_time, one_time_burst });
         DiskConfig {
-            path, readonly, format, overlay, cache, direct, queues, serial, physical_block_size, transport,
+            path, readonly, format, overlay, cache, direct, io, queues, serial, physical_block_size, transport,
             bandwidth: bucket, ops: bucket,
         }
     }
@@ -231,10 +232,22 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn pmem()(
+        path in files(),
+        readonly: bool,
+        private: bool,
+        transport in prop::option::of(transports()),
+    ) -> PmemConfig {
+        PmemConfig { path, readonly, private, transport }
+    }
+}
+
+prop_compose! {
     fn devices()(
         transport in transports(),
         disks in prop::collection::vec(disks(), 0..3),
         nets in prop::collection::vec(nets(), 0..3),
+        pmem in prop::collection::vec(pmem(), 0..3),
         vsock in prop::option::of(vsocks()),
         console in prop::sample::select(vec![ConsoleDevice::Serial, ConsoleDevice::Virtio]),
         ports in prop::collection::vec(("[a-z]{1,9}", files()), 0..3),
@@ -244,7 +257,7 @@ prop_compose! {
     ) -> DevicesSpec {
         let file = |(name, file)| PortConfig { name, file };
         let ports = ports.into_iter().map(file).collect();
-        DevicesSpec { transport, disks, nets, vsock, rng, console, ports }
+        DevicesSpec { transport, disks, nets, pmem, vsock, rng, console, ports }
     }
 }
 

@@ -40,6 +40,14 @@ pub enum Error {
     /// A raw image that begins as a qcow2 image does.
     #[error("{0}: begins like a qcow2 image: say format=qcow2, or format=raw if a guest put that there")]
     Ambiguous(String),
+    /// io_uring was asked for and cannot be had.
+    #[error("{name}: io_uring cannot be had, {source}: leave out io=uring")]
+    Uring {
+        /// Its path or descriptor.
+        name: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// A qcow2 image that cannot be read.
     #[error("{name}: {reason}")]
     Qcow2 {

@@ -10,6 +10,7 @@ mod segments;
 pub mod testing;
 #[cfg(test)]
 mod tests;
+mod uring;
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -17,7 +18,7 @@ use std::os::fd::BorrowedFd;
 use crate::memory::Slice;
 
 pub use error::Error;
-pub use open::{Chain, open};
+pub use open::{Chain, Opened, open};
 pub use raw::Raw;
 
 /// Bytes of a sector, the unit in which virtio-block counts (Virtio 1.2, 5.2.6).

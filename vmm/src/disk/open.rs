@@ -6,12 +6,13 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, StatxFlags, fstat, ioctl_blkpbszget, ioctl_blksszget, statx,
+    AtFlags, FileType, Mode, OFlags, StatxFlags, fstat, fstatfs, ioctl_blkpbszget, ioctl_blksszget, statx,
 };
 
 use super::segments::AlignedBuffer;
+use super::uring::Uring;
 use super::{Backend, Error, Geometry, Raw, SECTOR, lock, qcow2};
-use crate::config::{BlockSize, DiskConfig, DiskFormat, FileRef, Overlay};
+use crate::config::{BlockSize, DiskConfig, DiskFormat, FileRef, IoEngine, Overlay};
 
 /// The most backing files under one image.
 pub const MAX_CHAIN: usize = 64;
@@ -132,8 +133,17 @@ impl Opened {
     }
 
     /// Its bytes.
-    pub fn len(&self) -> Result<u64, Error> {
+    pub fn size(&self) -> Result<u64, Error> {
         (&self.file).seek(SeekFrom::End(0)).map_err(|e| self.failed(e))
+    }
+
+    /// Its bytes, which have to be a whole number of blocks of this size.
+    pub fn whole(&self, block: u32) -> Result<u64, Error> {
+        let size = self.size()?;
+        if size == 0 || !size.is_multiple_of(block.into()) {
+            return Err(Error::Size { name: self.name.clone(), size, block });
+        }
+        Ok(size)
     }
 
     /// What it is said to be. Contents never make an image qcow2, since a guest that writes to a raw image could then
@@ -180,10 +190,7 @@ impl Opened {
                 align = stat.stx_dio_mem_align as usize;
             }
         }
-        let size = self.len()?;
-        if size == 0 || !size.is_multiple_of(logical.into()) {
-            return Err(Error::Size { name: self.name.clone(), size, block: logical });
-        }
+        let size = self.whole(logical)?;
         let physical_block = physical.unwrap_or(native).max(logical);
         let geometry = Geometry { size, logical_block: logical, physical_block, readonly: !self.writes };
         Ok((geometry, align))
@@ -191,7 +198,25 @@ impl Opened {
 
     fn into_raw(self, spec: &DiskConfig) -> Result<Box<dyn Backend>, Error> {
         let (geometry, align) = self.geometry(spec.physical_block_size.map(BlockSize::bytes))?;
-        Ok(Box::new(Raw::new(self.file, geometry, align)))
+        let (cached, in_memory) = (!self.direct, self.is_in_memory());
+        let raw = Raw::new(self.file, geometry, align);
+        // There nothing is waited for, and plain calls are half of what io_uring takes.
+        if spec.io == IoEngine::Sync || spec.io == IoEngine::Auto && in_memory {
+            return Ok(Box::new(raw));
+        }
+        let mut disk = Uring::new(raw, cached);
+        if spec.io == IoEngine::Uring {
+            disk.ring().map_err(|source| Error::Uring { name: self.name, source })?;
+        }
+        Ok(Box::new(disk))
+    }
+
+    /// Whether it is in a file system that has nothing but memory behind it.
+    fn is_in_memory(&self) -> bool {
+        const TMPFS: i64 = 0x0102_1994;
+        const RAMFS: i64 = 0x8584_58f6;
+        const HUGETLBFS: i64 = 0x9584_58f6;
+        fstatfs(&self.file).is_ok_and(|it| [TMPFS, RAMFS, HUGETLBFS].contains(&it.f_type))
     }
 
     fn failed(&self, source: io::Error) -> Error {

@@ -37,7 +37,7 @@ impl Disk {
         let base_path = base.path.as_deref().and_then(|path| path.canonicalize().ok());
         let base = layer(base, format, chain)?;
         let size = base.size();
-        let is_new = overlay.len()? == 0;
+        let is_new = overlay.size()? == 0;
         let fail = |e: io::Error| broken(&name, &e);
         let storage = storage(overlay)?;
         let mut image = if is_new {

@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 
 use libc::{c_int, iovec, off_t};
 use rustix::fs::{FallocateFlags, fallocate, fdatasync};
@@ -67,13 +67,13 @@ impl Raw {
         Segments::of_buffer(bounce.bytes()).transfer(offset, call)
     }
 
-    fn preadv(&self, segments: &[iovec], offset: off_t) -> isize {
+    pub(super) fn preadv(&self, segments: &[iovec], offset: off_t) -> isize {
         // SAFETY: the segments are guest memory that stays mapped as long as its slices, or a buffer of ours. What the
         // guest does to its memory meanwhile is its own affair.
         unsafe { libc::preadv(self.file.as_raw_fd(), segments.as_ptr(), segments.len() as c_int, offset) }
     }
 
-    fn pwritev(&self, segments: &[iovec], offset: off_t, flags: c_int) -> isize {
+    pub(super) fn pwritev(&self, segments: &[iovec], offset: off_t, flags: c_int) -> isize {
         let (fd, count) = (self.file.as_raw_fd(), segments.len() as c_int);
         // SAFETY: as above; the kernel only reads them.
         unsafe { libc::pwritev2(fd, segments.as_ptr(), count, offset, flags) }
@@ -101,6 +101,19 @@ impl Raw {
         Ok(())
     }
 
+    /// Reads what the page cache has without waiting for more: so many bytes.
+    pub(super) fn read_cached(&self, segments: &[iovec], offset: u64) -> usize {
+        let (fd, count) = (self.file.as_raw_fd(), segments.len() as c_int);
+        let Ok(offset) = off_t::try_from(offset) else { return 0 };
+        // SAFETY: as above.
+        let done = unsafe { libc::preadv2(fd, segments.as_ptr(), count, offset, libc::RWF_NOWAIT) };
+        usize::try_from(done).unwrap_or(0)
+    }
+
+    pub(super) fn flush(&self) -> io::Result<()> {
+        Ok(fdatasync(&self.file)?)
+    }
+
     fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
         match fallocate(&self.file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len) {
             // It is advice.
@@ -109,10 +122,17 @@ impl Raw {
         }
     }
 
-    fn is_aligned(&self, slices: &[Slice<'_>]) -> bool {
+    /// Whether buffers can be given to the kernel as they are.
+    pub(super) fn is_aligned(&self, slices: &[Slice<'_>]) -> bool {
         let aligned =
             |slice: &Slice<'_>| (slice.ptr_guard().as_ptr().addr() | slice.len()).is_multiple_of(self.align);
         self.align == 1 || slices.iter().all(aligned)
+    }
+}
+
+impl AsRawFd for Raw {
+    fn as_raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
     }
 }
 
@@ -127,7 +147,7 @@ impl Backend for Raw {
             Operation::Write { offset, from, durable } => self.write(offset, from, durable),
             Operation::WriteZeroes { offset, len, unmap } => self.write_zeroes(offset, len, unmap),
             Operation::Discard { offset, len } => self.discard(offset, len),
-            Operation::Flush => fdatasync(&self.file).map_err(Into::into),
+            Operation::Flush => self.flush(),
         })
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{DiskConfig, DiskFormat, FileRef, HugePages, MemorySpec, Overlay};
+use crate::config::{DiskConfig, DiskFormat, FileRef, HugePages, IoEngine, MemorySpec, Overlay};
 use crate::memory::Memory;
 use crate::memory::layout::RamLayout;
 
@@ -312,7 +312,11 @@ proptest! {
         let base = image(dir.path(), "base", &start);
         let overlay = DiskConfig { overlay: Some(Overlay::Tmp), ..spec(&base) };
         let direct = image(dir.path(), "direct", &start);
-        for spec in [spec(&raw), overlay, DiskConfig { direct: true, ..spec(&direct) }] {
+        let uring = |direct, path: &Path| DiskConfig { io: IoEngine::Uring, direct, ..spec(path) };
+        let (ring, both) = (image(dir.path(), "ring", &start), image(dir.path(), "both", &start));
+        let direct = DiskConfig { direct: true, io: IoEngine::Sync, ..spec(&direct) };
+        let sync = DiskConfig { io: IoEngine::Sync, ..spec(&raw) };
+        for spec in [sync, overlay, direct, uring(false, &ring), uring(true, &both)] {
             let mut disk = open(&spec).unwrap();
             let unit = u64::from(disk.geometry().logical_block) / SECTOR;
             let mut model = start.clone();

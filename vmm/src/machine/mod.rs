@@ -19,7 +19,7 @@ use crate::devices::console::ConsoleOutput;
 use crate::devices::legacy::FwCfg;
 use crate::devices::virtio::ConsoleInput;
 use crate::kvm::{self, Host, IrqchipState, Vcpu, VcpuState, Vm};
-use crate::memory::{self, HUGE_PAGE, Memory};
+use crate::memory::{self, HUGE_PAGE, Mapping, Memory};
 use crate::resources::{Exhausted, Resources};
 use crate::state::{self, Saved};
 use crate::timeline::Timeline;
@@ -152,6 +152,7 @@ pub struct Board {
     kind: MachineKind,
     resources: Resources,
     _rom: Option<Rom>,
+    _device_memory: Vec<Arc<Mapping>>,
     memory: Memory,
 }
 
@@ -186,7 +187,7 @@ pub fn build(
     if spec.machine == MachineKind::Legacy {
         vm.create_pit()?;
     }
-    let virtio = VirtioDevices::attach(attachments, &vm, &memory, &mut resources)?;
+    let (virtio, device_memory) = VirtioDevices::attach(attachments, &vm, &memory, &mut resources)?;
     let mut devices = Devices::new(spec, &vm, wiring, virtio)?;
     let mut rom = None;
     if let Some(firmware) = firmware {
@@ -216,7 +217,16 @@ pub fn build(
         }
     }
     let buses = Arc::new(devices.buses()?);
-    let board = Board { buses, devices, vm, kind: spec.machine, resources, _rom: rom, memory };
+    let board = Board {
+        buses,
+        devices,
+        vm,
+        kind: spec.machine,
+        resources,
+        _rom: rom,
+        _device_memory: device_memory,
+        memory,
+    };
     Ok(Machine { vcpus, board })
 }
 
@@ -255,7 +265,7 @@ fn describe(memory: &Memory, spec: &VmSpec, devices: &Devices) -> Result<(), Err
 impl Board {
     /// The state of all but the vCPUs, which tell their own; everything has to be paused.
     pub fn save(&self, vcpus: &[VcpuState]) -> Result<MachineState, Error> {
-        let Self { buses: _, devices, vm, kind, resources, _rom: _, memory: _ } = self;
+        let Self { buses: _, devices, vm, kind, resources, _rom: _, _device_memory: _, memory: _ } = self;
         Ok(MachineState {
             vcpus: vcpus.iter().map(state::encode).collect(),
             irqchip: state::encode(&vm.save_irqchip(*kind == MachineKind::Legacy)?),

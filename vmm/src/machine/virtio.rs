@@ -12,14 +12,14 @@ use crate::acpi::VirtioMmio;
 use crate::bus::BusDevice;
 use crate::config::TransportKind;
 use crate::devices::pci::{ConfigPorts, Ecam, Function, RootBus, Window};
-use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::transport::mmio::{Mmio, WINDOW};
 use crate::devices::virtio::transport::pci::{BAR, VirtioPci, vectors};
 use crate::devices::virtio::transport::{Core, DeviceSource};
+use crate::devices::virtio::{HostMemory, VirtioDevice};
 use crate::devices::worker::Source;
 use crate::interrupt::{IrqfdLine, IrqfdMessages};
 use crate::kvm::Vm;
-use crate::memory::Memory;
+use crate::memory::{Mapping, Memory, Slot};
 use crate::resources::Resources;
 use crate::state;
 use crate::vcpu::Buses;
@@ -66,19 +66,28 @@ enum Place {
 }
 
 impl VirtioDevices {
-    /// Gives devices their places, in their order: a machine that is restored finds the same ones.
+    /// Gives devices their places, in their order: a machine that is restored finds the same ones. What they have in
+    /// the guest's address space comes back as well: it has to outlive the VM.
     pub(super) fn attach(
-        attachments: Vec<Attachment>,
+        mut attachments: Vec<Attachment>,
         vm: &Vm,
         memory: &Memory,
         resources: &mut Resources,
-    ) -> Result<Self, Error> {
+    ) -> Result<(Self, Vec<Arc<Mapping>>), Error> {
+        let mut device_memory = Vec::new();
+        for attachment in &mut attachments {
+            if let Some(host) = attachment.device.host_memory() {
+                let range = place(&host, vm, memory, resources)?;
+                attachment.device.place(range.start);
+                device_memory.push(host.mapping);
+            }
+        }
         let attached: Vec<_> = (attachments.into_iter().zip(0..))
             .map(|(attachment, index)| Attached::new(attachment, index, vm, memory, resources))
             .collect::<Result<_, _>>()?;
         let functions: Vec<_> = attached.iter().filter_map(Attached::function).collect();
         let bus = (!functions.is_empty()).then(|| RootBus::new(functions));
-        Ok(Self { attached, bus })
+        Ok((Self { attached, bus }, device_memory))
     }
 
     /// Puts them on the buses. Only a firmware gets the ports: Linux would use them.
@@ -138,6 +147,17 @@ impl VirtioDevices {
             Place::Pci { function, .. } => function.restore(saved),
         })
     }
+}
+
+/// Puts memory of a device's into the guest's address space.
+fn place(host: &HostMemory, vm: &Vm, memory: &Memory, resources: &mut Resources) -> Result<Range, Error> {
+    let ram_end = memory.slots().iter().map(|slot| slot.range.end()).max().unwrap_or(0);
+    let range = resources.device_memory(host.len, ram_end);
+    let slot = Slot { range, host: host.mapping.as_ptr() as u64 };
+    #[allow(unsafe_code, reason = "KVM reads and writes the process memory that a slot names")]
+    // SAFETY: the machine keeps the mapping and drops it after the VM and the vCPUs.
+    unsafe { vm.set_memory(resources.memory_slot()?, &slot, host.readonly) }?;
+    Ok(range)
 }
 
 impl Attached {

@@ -20,8 +20,7 @@ use vm_memory::{
 
 use crate::config::{HugePages, MemorySpec};
 use layout::RamLayout;
-pub use mapping::HUGE_PAGE;
-use mapping::Mapping;
+pub use mapping::{HUGE_PAGE, Mapping};
 pub use pages::{PAGE, Pages};
 
 /// Guest memory that could not be had, or not be reached.

@@ -7,20 +7,21 @@ use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::{Consoles, Error, Taken};
 use crate::config::{
-    CacheMode, DevicesSpec, DiskConfig, FileRef, Mtu, NetConfig, Overlay, Serial, TapRef, TransportKind,
-    VsockConfig,
+    CacheMode, DevicesSpec, DiskConfig, FileRef, Mtu, NetConfig, Overlay, PmemConfig, Serial, TapRef,
+    TransportKind, VsockConfig,
 };
 use crate::devices::rate::RateLimiter;
 use crate::devices::virtio::{
-    Block, BlockOptions, Endpoint, Entropy, Net, NetBackend as Backend, NetOptions, Stream, Tap,
-    VirtioDevice, Vsock,
+    Block, BlockOptions, Endpoint, Entropy, Net, NetBackend as Backend, NetOptions, Pmem, PmemWrites, Stream,
+    Tap, VirtioDevice, Vsock,
 };
-use crate::disk::{self, Chain};
+use crate::disk::{self, Chain, Opened};
 use crate::machine::Attachment;
+use crate::memory::HUGE_PAGE;
 
 /// All files that the devices name, each with its flag.
 pub(super) fn files(spec: &DevicesSpec) -> impl Iterator<Item = (&'static str, &FileRef)> {
-    let DevicesSpec { transport: _, disks, nets, vsock, rng: _, console: _, ports } = spec;
+    let DevicesSpec { transport: _, disks, nets, pmem, vsock, rng: _, console: _, ports } = spec;
     let disks = disks.iter().flat_map(|disk| {
         let overlay = if let Some(Overlay::File(file)) = &disk.overlay { Some(file) } else { None };
         std::iter::once(&disk.path).chain(overlay).map(|file| ("--disk", file))
@@ -30,7 +31,8 @@ pub(super) fn files(spec: &DevicesSpec) -> impl Iterator<Item = (&'static str, &
         fds.iter().chain(&net.passt).map(|file| ("--net", file))
     });
     let ports = ports.iter().map(|port| ("--port", &port.file));
-    disks.chain(nets).chain(ports).chain(vsock.iter().map(|vsock| ("--vsock", &vsock.path)))
+    let pmem = pmem.iter().map(|pmem| ("--pmem", &pmem.path));
+    disks.chain(nets).chain(pmem).chain(ports).chain(vsock.iter().map(|vsock| ("--vsock", &vsock.path)))
 }
 
 /// Opens what the devices need, and makes them.
@@ -39,7 +41,7 @@ pub(super) fn open(
     consoles: &Consoles,
     taken: &mut Taken,
 ) -> Result<Vec<Attachment>, Error> {
-    let DevicesSpec { transport, disks, nets, vsock, rng, console: _, ports: _ } = spec;
+    let DevicesSpec { transport, disks, nets, pmem, vsock, rng, console: _, ports: _ } = spec;
     let attach = |name: String, own: Option<TransportKind>, device: Box<dyn VirtioDevice>| Attachment {
         name,
         transport: own.unwrap_or(*transport),
@@ -51,6 +53,10 @@ pub(super) fn open(
     }
     for (net, index) in nets.iter().zip(0..) {
         all.push(attach(format!("net{index}"), net.transport, Box::new(open_net(net)?)));
+    }
+    for (pmem, index) in pmem.iter().zip(0..) {
+        let device = persistent_memory(pmem, taken)?;
+        all.push(attach(format!("pmem{index}"), pmem.transport, Box::new(device)));
     }
     if let Some(config) = vsock {
         all.push(attach("vsock".to_owned(), config.transport, Box::new(open_vsock(config)?)));
@@ -64,7 +70,7 @@ pub(super) fn open(
 fn block(config: &DiskConfig, index: usize, taken: &mut Taken) -> Result<Block, Error> {
     const FLAG: &str = "--disk";
     let mut images = Chain::default();
-    let disk = disk::open(config, &mut images)?;
+    let disk = disk::open(config, &mut images).map_err(|source| Error::Disk { flag: FLAG, source })?;
     taken.extend(images.0.into_iter().map(|image| (FLAG, image)));
     let limiter = RateLimiter::new(&config.rate()).map_err(|source| Error::Open {
         flag: FLAG,
@@ -131,4 +137,21 @@ fn open_vsock(config: &VsockConfig) -> Result<Vsock, Error> {
     let name = config.path.to_string();
     let endpoint = endpoint.map_err(|source| Error::Open { flag: "--vsock", name, source })?;
     Ok(Vsock::new(config.cid.get(), endpoint))
+}
+
+fn persistent_memory(config: &PmemConfig, taken: &mut Taken) -> Result<Pmem, Error> {
+    const FLAG: &str = "--pmem";
+    let writes = match config {
+        PmemConfig { readonly: true, .. } => PmemWrites::Refused,
+        PmemConfig { private: true, .. } => PmemWrites::Private,
+        _ => PmemWrites::Shared,
+    };
+    let failed = |source| Error::Disk { flag: FLAG, source };
+    let mut images = Chain::default();
+    let image =
+        Opened::new(&config.path, writes == PmemWrites::Shared, false, &mut images).map_err(failed)?;
+    taken.extend(images.0.into_iter().map(|image| (FLAG, image)));
+    let len = image.whole(HUGE_PAGE as u32).map_err(failed)?;
+    let name = image.name.clone();
+    Pmem::new(image.file, len, writes).map_err(|source| Error::Open { flag: FLAG, name, source })
 }

@@ -15,6 +15,7 @@ mod console;
 mod context;
 mod entropy;
 mod net;
+mod pmem;
 pub mod queue;
 pub mod scatter;
 #[cfg(any(test, feature = "testing"))]
@@ -29,9 +30,13 @@ pub use console::{Console, ConsoleInput, MAX_PORTS, Port};
 pub use context::{Context, Descriptors, Rings};
 pub use entropy::Entropy;
 pub use net::{Backend as NetBackend, Net, NetOptions, Stream, Tap};
+pub use pmem::{Pmem, Writes as PmemWrites};
 pub use queue::{Chain, Error, Queue};
 pub use vsock::{Endpoint, Vsock};
 
+use std::sync::Arc;
+
+use crate::memory::Mapping;
 use crate::state;
 
 /// What a device is (section 5).
@@ -89,6 +94,14 @@ pub trait VirtioDevice: Send {
     /// The driver writes to the configuration space.
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
 
+    /// Memory of the host's that stands in the guest's address space for the device.
+    fn host_memory(&self) -> Option<HostMemory> {
+        None
+    }
+
+    /// [`VirtioDevice::host_memory`] begins at this guest-physical address.
+    fn place(&mut self, _start: u64) {}
+
     /// The driver is ready (`DRIVER_OK`), or the device goes on after a restore. Afterwards each queue is processed
     /// once. This is the time to watch descriptors.
     fn activate(&mut self, _cx: &mut Context<'_>) -> Result<(), Error> {
@@ -121,6 +134,17 @@ pub trait VirtioDevice: Send {
 
     /// Takes back what [`VirtioDevice::save`] gave; `activate` follows if the device was active.
     fn restore(&mut self, saved: &[u8]) -> Result<(), state::Error>;
+}
+
+/// Memory of the host's that a device puts into the guest's address space.
+#[derive(Clone, Debug)]
+pub struct HostMemory {
+    /// Where it is in this process.
+    pub mapping: Arc<Mapping>,
+    /// Its bytes, a multiple of 2 MiB.
+    pub len: u64,
+    /// Whether the guest may only read it.
+    pub readonly: bool,
 }
 
 /// Answers a read of a configuration space that lies in memory: what is beyond its end is left as it is.

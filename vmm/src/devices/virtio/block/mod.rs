@@ -58,6 +58,7 @@ pub struct Block {
     config: Config,
     queue_sizes: Vec<u16>,
     flights: Flights,
+    watched: bool,
 }
 
 /// What is in flight is drained, and the rest is configuration.
@@ -84,6 +85,7 @@ impl Block {
             options,
             queue_sizes: vec![QUEUE_SIZE; queues.into()],
             flights: Flights::default(),
+            watched: false,
         }
     }
 
@@ -148,6 +150,17 @@ impl Block {
         Ok(())
     }
 
+    /// Has the disk tell when something has ended in the background; it may not be able to before something begins there.
+    fn watch_disk(&mut self, cx: &mut Context<'_>) {
+        if !self.watched
+            && let Some(ready) = self.disk.ready()
+        {
+            // Without it, what ends in the background is seen at the next request only.
+            let _ = cx.watch(&ready, DISK, EventSet::IN | EventSet::EDGE_TRIGGERED);
+            self.watched = true;
+        }
+    }
+
     /// Whether one more request may begin. If not, its queue is looked at again when it may.
     fn admits(&mut self) -> bool {
         self.flights.len() < MAX_FLIGHTS && self.options.limiter.as_mut().is_none_or(RateLimiter::admits)
@@ -184,10 +197,7 @@ impl VirtioDevice for Block {
     }
 
     fn activate(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
-        if let Some(ready) = self.disk.ready() {
-            // Without it, what ends in the background is seen at the next request only.
-            let _ = cx.watch(&ready, DISK, EventSet::IN | EventSet::EDGE_TRIGGERED);
-        }
+        self.watch_disk(cx);
         if let Some(limiter) = &self.options.limiter {
             let _ = cx.watch(limiter, LIMITER, EventSet::IN | EventSet::EDGE_TRIGGERED);
         }
@@ -215,6 +225,7 @@ impl VirtioDevice for Block {
         }
         // What cannot be handed over now is handed over with the next.
         let _ = self.disk.submit();
+        self.watch_disk(cx);
         self.land(cx)?;
         cx.notify(queue)
     }
@@ -237,6 +248,10 @@ impl VirtioDevice for Block {
             let _ = self.disk.wait();
             let _ = self.land(rings);
         }
+    }
+
+    fn reset(&mut self) {
+        self.watched = false;
     }
 
     fn save(&self) -> Vec<u8> {

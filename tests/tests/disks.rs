@@ -1,0 +1,228 @@
+//! Linux on disks: file systems as roots, data that is written and read back, and what breaks under a guest.
+
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+
+use abi::init_config::Directive;
+use anyhow::{Context, Result, ensure};
+use libtest_mimic::Trial;
+use tests::{Guest, suite};
+use xtask::built;
+use xtask::ctx::Ctx;
+use xtask::images::{self, FileSystem};
+use xtask::initramfs;
+use xtask::kernel::Kernel;
+use xtask::lab::Lab;
+use xtask::tuned::Recipe;
+
+/// What a workload says when it has come to its end.
+const DONE: &str = "guest: done";
+/// What Debian's kernel needs for disks, and for what is on them.
+const MODULES: [&str; 6] = ["virtio_mmio", "virtio_pci", "virtio_blk", "virtio_pmem", "nd_pmem", "erofs"];
+/// Files and guests lie in the lab's memory.
+const LAB_MIB: u32 = 3072;
+/// Writes random data to the disk `$d` in pieces of several sizes, out of order, and compares what it reads back without
+/// the guest's cache, whole and in pieces.
+const SHUFFLE: &str = "dd if=/dev/urandom of=/tmp/data bs=64k count=16 2>/dev/null; \
+    for size in 4 64; do n=$((1024 / size)); i=0; while [ $i -lt $n ]; do at=$((i * 7 % n)); \
+    dd if=/tmp/data of=$d bs=${size}k skip=$at seek=$at count=1 conv=notrunc 2>/dev/null; \
+    i=$((i + n / 8)); done; done; \
+    dd if=/tmp/data of=$d bs=64k skip=1 seek=1 count=14 conv=notrunc,fsync 2>/dev/null; \
+    dd if=/tmp/data of=$d bs=64k skip=15 seek=15 conv=notrunc,fsync 2>/dev/null; \
+    dd if=/tmp/data of=$d bs=16k count=4 conv=notrunc,fsync 2>/dev/null; \
+    echo 3 > /proc/sys/vm/drop_caches; dd if=$d bs=1M count=1 2>/dev/null | cmp - /tmp/data && echo whole; \
+    echo 3 > /proc/sys/vm/drop_caches; dd if=$d bs=4k count=256 2>/dev/null | cmp - /tmp/data && echo pieces; ";
+
+fn main() -> ExitCode {
+    let place = tempfile::tempdir().context("no temporary folder");
+    let trials =
+        place.as_ref().map_err(|error| anyhow::anyhow!("{error:#}")).and_then(|place| trials(place.path()));
+    suite::run(trials)
+}
+
+fn trials(place: &Path) -> Result<Vec<Trial>> {
+    let ctx = suite::context()?;
+    let mut lab = lab(&ctx, place)?;
+    let mut guests = debian();
+    match Recipe::read(&ctx)?.cached(&ctx) {
+        Some(fast) => {
+            lab.file("fast", &fast.image());
+            guests.extend(tuned());
+        }
+        None => eprintln!("without the kernel `fast`, which has not been built (cargo xtask kernel build)"),
+    }
+    guests.extend(ends());
+    suite::guests(&ctx, lab, guests)
+}
+
+/// The lab has Debian's kernel, an initramfs that loads the modules, and images.
+fn lab(ctx: &Ctx, place: &Path) -> Result<Lab> {
+    let kernel = Kernel::debian(ctx)?;
+    let config: Vec<_> = MODULES.iter().map(|&name| Directive::Module { name, parameters: "" }).collect();
+    let mut cpio = initramfs::with_init(built::INIT.read(ctx)?, &config)?;
+    initramfs::add_busybox(&mut cpio, ctx)?;
+    initramfs::add_modules(&mut cpio, &kernel, &MODULES)?;
+    let initrd = place.join("initrd");
+    fs::write(&initrd, cpio.build()?)?;
+    let mut lab = suite::nested_lab(ctx)?;
+    lab.memory_mib = LAB_MIB;
+    lab.file("kernel", &kernel.vmlinux(ctx)?).file("initrd", &initrd);
+    for (name, kind) in [("ext4", FileSystem::Ext4), ("erofs", FileSystem::Erofs)] {
+        let image = place.join(name);
+        images::system(ctx, kind, 16, &[], &image)?;
+        lab.file(name, &image);
+    }
+    let blank = place.join("blank");
+    fs::write(&blank, vec![0; 8 << 20])?;
+    lab.file("blank", &blank);
+    Ok(lab)
+}
+
+fn linux(name: &str) -> Guest {
+    Guest::new(name).flag("kernel", "{kernel}").flag("initrd", "{initrd}")
+}
+
+fn debian() -> Vec<Guest> {
+    let mut all = Vec::new();
+    for transport in ["mmio", "pci"] {
+        let guest = |name: &str| linux(&format!("debian::{transport}::{name}")).flag("transport", transport);
+        all.push(
+            guest("file_systems")
+                .flag("disk", "path={ext4},overlay=tmp,serial=the root")
+                .flag("disk", "path={erofs},readonly")
+                .shell(
+                    "mkdir /mnt; mount -t ext4 /dev/vda /mnt && echo text > /mnt/file && sync && mount -t erofs -o ro /dev/vdb /run && \
+                     cmp /mnt/bin/busybox /run/bin/busybox && cat /sys/block/vda/serial && echo && cat /sys/block/vdb/ro; \
+                     chroot /run /bin/sh -c 'echo inside erofs'; umount /mnt && echo guest: done",
+                )
+                .says("the root")
+                .says("1")
+                .says("inside erofs")
+                .says(DONE),
+        );
+        all.push(
+            guest("data")
+                .flag("cpus", "2")
+                .flag("disk", "path={blank},overlay=tmp,queues=2")
+                .shell(&format!("d=/dev/vda; {SHUFFLE} echo guest: done"))
+                .says("whole")
+                .says("pieces")
+                .says(DONE),
+        );
+    }
+    all.push(
+        linux("debian::in_place")
+            .flag("pmem", "path={erofs},readonly")
+            .flag("pmem", "path={ext4},private")
+            .shell(
+                "mkdir /mnt; mount -t erofs -o ro,dax=always /dev/pmem0 /run && mount -t ext4 -o dax=always /dev/pmem1 /mnt && \
+                 cmp /mnt/bin/busybox /run/bin/busybox && echo text > /mnt/file && sync && echo guest: done",
+            )
+            .says(DONE),
+    );
+    all.push(
+        linux("debian::discard_and_zeroes")
+            .flag("disk", "path={blank}")
+            .shell(
+                "dd if=/dev/urandom of=/dev/vda bs=1M count=4 conv=fsync 2>/dev/null; blkdiscard -l 2M /dev/vda; \
+                 cat /sys/block/vda/queue/discard_max_bytes; cat /sys/block/vda/queue/write_zeroes_max_bytes; \
+                 dd if=/dev/vda bs=1M count=2 2>/dev/null | tr -d '\\0' | wc -c; echo guest: done",
+            )
+            .says("268435456")
+            .says("0")
+            .says(DONE),
+    );
+    all
+}
+
+/// Roots of the kernel `fast`, which has all drivers built in.
+fn tuned() -> Vec<Guest> {
+    let mut all = Vec::new();
+    for transport in ["mmio", "pci"] {
+        for (kind, words) in [("ext4", "rw"), ("erofs", "ro")] {
+            let guest = Guest::new(&format!("fast::{transport}::{kind}_root"));
+            all.push(
+                guest
+                    .flag("kernel", "{fast}")
+                    .flag("transport", transport)
+                    .flag("disk", &format!("path={{{kind}}},overlay=tmp"))
+                    .kernel_words(&format!("root=/dev/vda rootfstype={kind} {words} init=/sbin/init"))
+                    .shell("grep ' / ' /proc/mounts; md5sum /bin/busybox; echo guest: done")
+                    .look(move |report| {
+                        let shown = String::from_utf8_lossy(&report.stdout);
+                        let root = format!("/dev/root / {kind} {words}");
+                        ensure!(shown.contains(&root), "the root is not {root}");
+                        Ok(())
+                    })
+                    .says(DONE),
+            );
+            // Read in place, out of the host's page cache.
+            let guest = Guest::new(&format!("fast::{transport}::{kind}_root_in_place"));
+            let access = if words == "ro" { "readonly" } else { "private" };
+            all.push(
+                guest
+                    .flag("kernel", "{fast}")
+                    .flag("transport", transport)
+                    .flag("pmem", &format!("path={{{kind}}},{access}"))
+                    .kernel_words(&format!(
+                        "root=/dev/pmem0 rootfstype={kind} rootflags=dax=always {words} init=/sbin/init"
+                    ))
+                    .shell("grep ' / ' /proc/mounts; md5sum /bin/busybox; echo guest: done")
+                    .look(move |report| {
+                        let shown = String::from_utf8_lossy(&report.stdout);
+                        let mounted = shown.lines().find(|line| line.contains(&format!(" / {kind} {words}")));
+                        ensure!(mounted.is_some_and(|line| line.contains("dax=always")), "no root with DAX");
+                        Ok(())
+                    })
+                    .says(DONE),
+            );
+        }
+        all.push(
+            Guest::new(&format!("fast::{transport}::what_is_synced_is_in_the_file"))
+                .within(&[
+                    "/bin/sh",
+                    "-c",
+                    "cp {ext4} /tmp/pmem && \"$@\" && grep -c 'the text' /tmp/pmem",
+                    "sh",
+                ])
+                .flag("kernel", "{fast}")
+                .flag("transport", transport)
+                .flag("pmem", "path=/tmp/pmem")
+                .kernel_words("root=/dev/pmem0 rootfstype=ext4 rootflags=dax=always rw init=/sbin/init")
+                .shell("echo the text > /file; sync; echo guest: done")
+                .says("1")
+                .says(DONE),
+        );
+    }
+    all
+}
+
+/// Disks that fail under a living guest.
+fn ends() -> Vec<Guest> {
+    let fails = |name: &str, prepare: &str, disk: &str| {
+        let script = format!("{prepare} exec \"$@\"");
+        linux(&format!("ends::{name}"))
+            .within(&["/bin/sh", "-c", &script, "sh"])
+            .flag("disk", disk)
+            .shell(
+                "dd if=/dev/zero of=/dev/vda bs=64k count=64 conv=fsync,notrunc 2>&1 | grep -c error; \
+                 dd if=/dev/vda of=/dev/null bs=64k count=1 2>/dev/null && echo still reads; echo guest: done",
+            )
+            .says("1")
+            .says("still reads")
+            .says(DONE)
+    };
+    vec![
+        fails(
+            "full",
+            "mkdir -p /tmp/small; mount -t tmpfs -o size=1m tmpfs /tmp/small; truncate -s 8M /tmp/small/disk;",
+            "path=/tmp/small/disk",
+        ),
+        fails(
+            "full_overlay",
+            "mkdir -p /tmp/tiny; mount -t tmpfs -o size=1m tmpfs /tmp/tiny;",
+            "path={blank},overlay=/tmp/tiny/overlay",
+        ),
+    ]
+}
