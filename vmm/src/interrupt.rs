@@ -1,7 +1,7 @@
 //! Signals between guest and devices: interrupts one way, doorbells the other.
 
 use std::io;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use vmm_sys_util::eventfd::EventFd;
@@ -14,34 +14,24 @@ pub trait InterruptLine: Send + Sync {
     fn trigger(&self) -> io::Result<()>;
 }
 
-/// A GSI of the in-kernel controllers, by irqfd. It is registered when it is first raised: a guest that never
-/// sees an interrupt does not wait for the registration.
-pub struct IrqfdLine {
+/// A pin of the in-kernel controllers. The call that raises it has delivered it when it returns: by an irqfd a worker of
+/// the kernel's would do so later, which takes longer, and what is under way there is in nobody's saved state.
+pub struct Pin {
     vm: Vm,
     gsi: u32,
-    event: OnceLock<EventFd>,
 }
 
-impl IrqfdLine {
-    /// The line of `gsi`.
+impl Pin {
+    /// The pin that `gsi` stands for.
     #[must_use]
     pub fn new(vm: Vm, gsi: u32) -> Self {
-        Self { vm, gsi, event: OnceLock::new() }
-    }
-
-    fn event(&self) -> io::Result<&EventFd> {
-        if let Some(event) = self.event.get() {
-            return Ok(event);
-        }
-        let event = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
-        self.vm.register_irqfd(&event, self.gsi).map_err(io::Error::other)?;
-        Ok(self.event.get_or_init(|| event))
+        Self { vm, gsi }
     }
 }
 
-impl InterruptLine for IrqfdLine {
+impl InterruptLine for Pin {
     fn trigger(&self) -> io::Result<()> {
-        self.event()?.write(1)
+        self.vm.pulse(self.gsi).map_err(io::Error::other)
     }
 }
 

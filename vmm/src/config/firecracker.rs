@@ -10,13 +10,14 @@ use super::keys::{fields, nearest};
 use super::load::read_json;
 use super::{
     Cid, Cmdline, ConsoleSpec, Cpus, Error, FileRef, HugePages, MemorySize, Place, RawConfig, RawMemory,
-    ValueError, VsockConfig,
+    RngConfig, ValueError, VsockConfig,
 };
 
 const BOOT: &str = "boot-source";
 const MACHINE: &str = "machine-config";
 const SERIAL: &str = "serial";
 const VSOCK: &str = "vsock";
+const ENTROPY: &str = "entropy";
 
 /// All sections; those of which any content is refused are not looked into.
 #[derive(Deserialize)]
@@ -28,7 +29,7 @@ struct Document {
     balloon: Option<Value>,
     cpu_config: Option<Value>,
     drives: Option<Value>,
-    entropy: Option<Value>,
+    entropy: Option<Entropy>,
     logger: Option<Value>,
     memory_hotplug: Option<Value>,
     metrics: Option<Value>,
@@ -70,6 +71,11 @@ struct Serial {
     rate_limiter: Option<Value>,
 }
 
+#[derive(Deserialize)]
+struct Entropy {
+    rate_limiter: Option<Value>,
+}
+
 /// The numbers and names are those of `--vsock`; `vsock_id` means nothing any more.
 #[derive(Deserialize)]
 struct Vsock {
@@ -92,6 +98,7 @@ pub(super) fn parse(file: &FileRef, text: &str, content: &Map<String, Value>) ->
         (MACHINE, fields::<MachineConfig>()),
         (SERIAL, fields::<Serial>()),
         (VSOCK, fields::<Vsock>()),
+        (ENTROPY, fields::<Entropy>()),
     ] {
         match content.get(section) {
             None | Some(Value::Null) => {}
@@ -142,7 +149,6 @@ impl Document {
             ("balloon", balloon, "memory balloon"),
             ("cpu-config", cpu_config, "CPU templates"),
             ("drives", drives, "drives"),
-            ("entropy", entropy, "entropy device"),
             ("logger", logger, "log file"),
             ("memory-hotplug", memory_hotplug, "memory hot-plug"),
             ("metrics", metrics, "metrics file"),
@@ -156,7 +162,8 @@ impl Document {
         let machine = machine_config.map(|machine| machine.into_raw(file)).transpose()?.unwrap_or_default();
         let serial = serial.map(|serial| serial.into_raw(file)).transpose()?.unwrap_or_default();
         let vsock = vsock.map(Vsock::into_config);
-        Ok(RawConfig { vsock, ..boot.or(machine).or(serial) })
+        let rng = entropy.map(|entropy| entropy.into_config(file)).transpose()?;
+        Ok(RawConfig { vsock, rng, ..boot.or(machine).or(serial) })
     }
 }
 
@@ -211,6 +218,14 @@ impl Vsock {
     }
 }
 
+impl Entropy {
+    fn into_config(self, file: &FileRef) -> Result<RngConfig, Error> {
+        let Self { rate_limiter } = self;
+        refuse(file, "entropy.rate_limiter", rate_limiter.as_ref(), "rate limiter of the entropy device")?;
+        Ok(RngConfig::default())
+    }
+}
+
 impl Serial {
     fn into_raw(self, file: &FileRef) -> Result<RawConfig, Error> {
         let Self { serial_out_path, rate_limiter } = self;
@@ -262,7 +277,7 @@ mod tests {
                 "serial": { "serial_out_path": "log", "rate_limiter": null },
                 "drives": [], "network-interfaces": [], "balloon": null,
                 "vsock": { "vsock_id": "v", "guest_cid": 3, "uds_path": "s" }, "logger": {},
-                "cpu-config": null, "entropy": null, "metrics": null, "mmds-config": null, "pmem": [],
+                "cpu-config": null, "entropy": { "rate_limiter": null }, "metrics": null, "mmds-config": null, "pmem": [],
                 "memory-hotplug": null
             }"#,
         )
@@ -272,6 +287,7 @@ mod tests {
         assert_eq!(spec.boot.cmdline, "console=ttyS0");
         assert_eq!((spec.cpus, spec.memory.size, spec.memory.huge), (2, 1 << 30, HugePages::Size2M));
         assert_eq!(spec.console, ConsoleSpec::File(FileRef::Path("log".into())));
+        assert!(spec.devices.rng.is_some());
         let vsock = spec.devices.vsock.unwrap();
         assert_eq!((vsock.cid.get(), vsock.path), (3, FileRef::Path("s".into())));
     }
@@ -293,7 +309,10 @@ mod tests {
             ),
             (r#""pmem": [1]"#, "pmem[0]: Jiffy has no persistent memory"),
             (r#""balloon": { "amount_mib": 0 }"#, "balloon: Jiffy has no memory balloon"),
-            (r#""entropy": { "rate_limiter": null }"#, "entropy: Jiffy has no entropy device"),
+            (
+                r#""entropy": { "rate_limiter": { "bandwidth": {} } }"#,
+                "entropy.rate_limiter: Jiffy has no rate limiter of the entropy device",
+            ),
             (r#""logger": { "log_path": "l" }"#, "logger: Jiffy has no log file"),
             (r#""metrics": { "metrics_path": "m" }"#, "metrics: Jiffy has no metrics file"),
             (r#""mmds-config": { "version": "V2" }"#, "mmds-config: Jiffy has no metadata service"),

@@ -65,6 +65,14 @@ impl Vm {
         })
     }
 
+    /// Raises a pin of the interrupt controllers and lowers it again: one interrupt of an edge-triggered line.
+    pub fn pulse(&self, gsi: u32) -> Result<(), Error> {
+        [true, false]
+            .into_iter()
+            .try_for_each(|level| self.fd.set_irq_line(gsi, level))
+            .map_err(call("KVM_IRQ_LINE"))
+    }
+
     /// Makes a write to `event` raise the interrupt `gsi`.
     pub fn register_irqfd(&self, event: &EventFd, gsi: u32) -> Result<(), Error> {
         self.fd.register_irqfd(event, gsi).map_err(call("KVM_IRQFD"))

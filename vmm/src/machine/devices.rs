@@ -14,7 +14,7 @@ use crate::config::{MachineKind, VmSpec};
 use crate::devices::console::{InputPort, Terminal};
 use crate::devices::legacy::{AcpiPm, Cmos, DebugExit, FwCfg, I8042, JiffyPorts, Pvpanic, SerialPort};
 use crate::devices::worker::Source;
-use crate::interrupt::IrqfdLine;
+use crate::interrupt::Pin;
 use crate::kvm::Vm;
 use crate::memory::layout::RamLayout;
 use crate::state;
@@ -41,7 +41,7 @@ pub struct Devices {
 
 impl Devices {
     pub(super) fn new(spec: &VmSpec, vm: &Vm, wiring: &Wiring, virtio: VirtioDevices) -> Result<Self, Error> {
-        let com1 = Arc::new(IrqfdLine::new(vm.clone(), ports::COM1_IRQ));
+        let com1 = Arc::new(Pin::new(vm.clone(), ports::COM1_IRQ));
         let serial = Arc::new(SerialPort::new(com1, wiring.console.clone())?);
         let jiffy = Arc::new(JiffyPorts::new(Arc::clone(&wiring.timeline)));
         let legacy = spec.machine == MachineKind::Legacy;

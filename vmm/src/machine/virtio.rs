@@ -17,7 +17,7 @@ use crate::devices::virtio::transport::pci::{BAR, VirtioPci, vectors};
 use crate::devices::virtio::transport::{Core, DeviceSource};
 use crate::devices::virtio::{HostMemory, VirtioDevice};
 use crate::devices::worker::Source;
-use crate::interrupt::{IrqfdLine, IrqfdMessages};
+use crate::interrupt::{IrqfdMessages, Pin};
 use crate::kvm::Vm;
 use crate::memory::{Mapping, Memory, Slot};
 use crate::resources::Resources;
@@ -173,7 +173,7 @@ impl Attached {
         let (core, place) = match transport {
             TransportKind::Mmio => {
                 let (window, gsi) = (resources.mmio(WINDOW)?, resources.line()?);
-                let line = Arc::new(IrqfdLine::new(vm.clone(), gsi));
+                let line = Arc::new(Pin::new(vm.clone(), gsi));
                 let registers = Arc::new(Mmio::new(device, memory, window, line, doorbells)?);
                 let aml = VirtioMmio { index, window, gsi };
                 (registers.core().clone(), Place::Mmio { registers, aml })

@@ -1,5 +1,7 @@
 //! Debian's kernel under `jiffy`, in a nested lab: all boot protocols, sizes, and ends.
 
+mod virtio;
+
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
@@ -40,6 +42,7 @@ fn trials(place: &Path) -> Result<Vec<Trial>> {
     guests.extend(ends());
     guests.extend(consoles());
     guests.extend(records());
+    guests.extend(virtio::guests());
     guests.push(
         Guest::new("firmware::reaches_long_mode")
             .flag("firmware", "{rom}")
@@ -53,7 +56,7 @@ fn lab(ctx: &Ctx, place: &Path) -> Result<Lab> {
     let kernel = Kernel::debian(ctx)?;
     let mut cpio = initramfs::with_init(built::INIT.read(ctx)?, &[])?;
     initramfs::add_busybox(&mut cpio, ctx)?;
-    initramfs::add_modules(&mut cpio, &kernel, &MODULES)?;
+    initramfs::add_modules(&mut cpio, &kernel, &[&MODULES[..], &virtio::MODULES].concat())?;
     cpio.file("etc/not-a-program", "text\n");
     let initrd = place.join("initrd");
     fs::write(&initrd, cpio.build()?)?;
