@@ -7,6 +7,7 @@ extern crate std;
 pub mod acpi;
 pub mod bios;
 pub mod error;
+pub mod f_segment;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 pub mod fw_cfg;
@@ -14,11 +15,13 @@ pub mod handover;
 pub mod low_memory;
 pub mod machine;
 pub mod memory_map;
+pub mod mp_table;
 pub mod payload;
 pub mod pci;
 pub mod places;
 pub mod power;
 pub mod serial;
+pub mod smbios;
 
 use core::fmt::{self, Write};
 
@@ -26,6 +29,7 @@ use abi::firmware::Code;
 use abi::timeline::Mark;
 
 use error::Error;
+use f_segment::FSegment;
 use fw_cfg::FwCfg;
 use handover::Entry;
 use machine::Machine;
@@ -67,10 +71,15 @@ fn boot(machine: &mut impl Machine) -> Result<Entry, Error> {
     chipset.open_f_segment(machine);
     // Large values stay where they are: moving them would take longer than filling them.
     let (mut map, mut tables, mut modules) = Default::default();
+    let mut f_segment = FSegment::default();
     memory_map::read(machine, &fw_cfg, &files, &mut map)?;
     // Before the tables, which the VMM makes when they are read: they say where devices are.
     pci::set_up(machine, &fw_cfg, &files, chipset, &mut map)?;
-    acpi::install(machine, &fw_cfg, &files, &mut map, &mut tables)?;
+    acpi::install(machine, &fw_cfg, &files, &mut map, &mut f_segment, &mut tables)?;
+    smbios::install(machine, &fw_cfg, &files, &mut map, &mut f_segment)?;
+    if tables.rsdp().is_none() && chipset == Chipset::None {
+        mp_table::install(machine, &fw_cfg, &mut f_segment)?;
+    }
     low_memory::write(machine);
     let mut boot = Boot::new(machine, fw_cfg, &mut map, &mut modules, tables.rsdp());
     let entry = payload::load(&mut boot, &files)?;
@@ -94,6 +103,9 @@ fn say(machine: &mut impl Machine, line: &dyn fmt::Display) {
     // Writing to the port does not fail: without a UART the bytes go nowhere.
     let _ = write!(Serial::new(machine), "jiffy-firmware: {line}\r\n");
 }
+
+#[cfg(test)]
+mod properties;
 
 #[cfg(test)]
 mod tests {

@@ -7,7 +7,6 @@ pub mod command;
 pub mod sum;
 
 use abi::e820::Kind;
-use abi::layout::Range;
 use arrayvec::ArrayVec;
 use thiserror::Error;
 
@@ -15,10 +14,11 @@ use command::{Command, LEN, Zone};
 use sum::sum;
 
 use crate::error;
+use crate::f_segment::FSegment;
 use crate::fw_cfg::{Files, FwCfg, Name};
 use crate::machine::Machine;
 use crate::memory_map::MemoryMap;
-use crate::places::{DMA, HEAD, TABLES};
+use crate::places::{DMA, HEAD};
 
 /// The most files that a script may allocate.
 const FILES_MAX: usize = 24;
@@ -91,10 +91,9 @@ struct Allocated {
 }
 
 /// What is in place.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Tables {
     files: ArrayVec<(Name, Allocated), FILES_MAX>,
-    f_segment: Range,
 }
 
 /// Runs the script, if there is one; `tables` says what is in place.
@@ -104,6 +103,7 @@ pub fn install(
     fw_cfg: &FwCfg,
     files: &Files,
     map: &mut MemoryMap,
+    f_segment: &mut FSegment,
     tables: &mut Tables,
 ) -> Result<(), error::Error> {
     let Some(script) = files.table_loader else { return Ok(()) };
@@ -117,7 +117,7 @@ pub fn install(
         for at in (HEAD.start..HEAD.start + u64::from(len)).step_by(LEN) {
             let bytes = machine.bytes(at, LEN).first_chunk().ok_or(Error::Size(len))?;
             let command = Command::parse(index, bytes)?;
-            tables.execute(machine, fw_cfg, map, index, &command)?;
+            tables.execute(machine, fw_cfg, map, f_segment, index, &command)?;
             index += 1;
         }
         offset += len;
@@ -125,23 +125,11 @@ pub fn install(
     Ok(())
 }
 
-impl Default for Tables {
-    fn default() -> Self {
-        Self { files: ArrayVec::new(), f_segment: TABLES }
-    }
-}
-
 impl Tables {
     /// Address of the RSDP, the root of all tables.
     #[must_use]
     pub fn rsdp(&self) -> Option<u64> {
         self.files.iter().find(|file| file.0 == RSDP).map(|file| file.1.addr)
-    }
-
-    /// What is left of the part of the F segment where tables go.
-    #[must_use]
-    pub fn f_segment(&self) -> Range {
-        self.f_segment
     }
 
     fn file(&self, index: u32, name: &Name) -> Result<Allocated, Error> {
@@ -155,6 +143,7 @@ impl Tables {
         machine: &mut impl Machine,
         fw_cfg: &FwCfg,
         map: &mut MemoryMap,
+        f_segment: &mut FSegment,
         index: u32,
         command: &Command,
     ) -> Result<(), error::Error> {
@@ -165,8 +154,7 @@ impl Tables {
                 if self.files.is_full() || self.file(index, &file).is_ok() {
                     return Err(Error::Files { index }.into());
                 }
-                let addr = self
-                    .place(map, zone, item.size.into(), align.into())?
+                let addr = place(map, f_segment, zone, item.size.into(), align.into())?
                     .ok_or(Error::NoRoom { index, size: item.size })?;
                 fw_cfg.read(machine, item.select, 0, addr, item.size)?;
                 machine.map(addr, item.size.into());
@@ -202,31 +190,22 @@ impl Tables {
         }
         Ok(())
     }
+}
 
-    fn place(
-        &mut self,
-        map: &mut MemoryMap,
-        zone: Zone,
-        size: u64,
-        align: u64,
-    ) -> Result<Option<u64>, error::Error> {
-        match zone {
-            // Whole pages, so that the memory map stays short. Not `Kind::ACPI`: devices write to some files.
-            Zone::High => {
-                Ok(map.reserve_top(size.next_multiple_of(PAGE).max(PAGE), align.max(PAGE), Kind::RESERVED)?)
-            }
-            Zone::FSegment => {
-                // The RSDP is looked for at multiples of 16 (ACPI 6.5, 5.2.5.1).
-                let start = self.f_segment.start.next_multiple_of(align.max(16));
-                let end = start + size;
-                if end >= self.f_segment.end() {
-                    return Ok(None);
-                }
-                self.f_segment = Range::new(end, self.f_segment.end());
-                Ok(Some(start))
-            }
+fn place(
+    map: &mut MemoryMap,
+    f_segment: &mut FSegment,
+    zone: Zone,
+    size: u64,
+    align: u64,
+) -> Result<Option<u64>, error::Error> {
+    Ok(match zone {
+        // Whole pages, so that the memory map stays short. Not `Kind::ACPI`: devices write to some files.
+        Zone::High => {
+            map.reserve_top(size.next_multiple_of(PAGE).max(PAGE), align.max(PAGE), Kind::RESERVED)?
         }
-    }
+        Zone::FSegment => f_segment.take(size, align),
+    })
 }
 
 impl Allocated {

@@ -5,6 +5,7 @@ use arrayvec::ArrayVec;
 use goblin::elf::header::{EI_CLASS, EI_DATA, ELFCLASS32, ELFCLASS64, ELFDATA2LSB, ELFMAG, SELFMAG};
 use goblin::elf::header::{EM_386, EM_X86_64, ET_EXEC};
 use goblin::elf::program_header::{PT_LOAD, PT_NOTE};
+use goblin::elf64::program_header::ProgramHeader as Raw;
 use goblin::{elf32, elf64};
 use plain::Plain;
 use thiserror::Error;
@@ -82,8 +83,6 @@ pub struct Segment {
 /// What of a file counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Elf {
-    /// Whether it is of 64 bits.
-    pub is_64bit: bool,
     /// Whether it is for x86-64, at fixed addresses.
     pub is_fixed_x86_64: bool,
     /// Where it starts, as it stands in the file.
@@ -92,21 +91,6 @@ pub struct Elf {
     pub segments: ArrayVec<Segment, SEGMENTS_MAX>,
     /// Notes.
     pub notes: ArrayVec<Segment, SEGMENTS_MAX>,
-    /// Section headers: offset, number, size of each, index of the names.
-    pub sections: Sections,
-}
-
-/// Where section headers are; they may be anywhere.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sections {
-    /// Offset in the file.
-    pub offset: u64,
-    /// How many.
-    pub count: u16,
-    /// Bytes of each.
-    pub entry_len: u16,
-    /// Which has the names.
-    pub names: u16,
 }
 
 /// Reads a structure of any alignment.
@@ -120,110 +104,41 @@ fn read<T: Plain + Default>(bytes: &[u8], offset: usize) -> Result<T, Error> {
 impl Elf {
     /// From the first bytes of a file of `len` bytes.
     pub fn parse(head: &[u8], len: u32) -> Result<Self, Error> {
-        let ident = head.get(..16).filter(|ident| ident.starts_with(&MAGIC)).ok_or(Error::Magic)?;
-        if ident[EI_DATA] != ELFDATA2LSB {
+        let (header, class) = header(head)?;
+        if !matches!(header.e_machine, EM_386 | EM_X86_64) {
             return Err(Error::Machine);
         }
-        match ident[EI_CLASS] {
-            ELFCLASS32 => {
-                let h: elf32::header::Header = read(head, 0)?;
-                let sections = Sections {
-                    offset: h.e_shoff.into(),
-                    count: h.e_shnum,
-                    entry_len: h.e_shentsize,
-                    names: h.e_shstrndx,
-                };
-                let elf = Self::new(false, false, h.e_machine, h.e_entry.into(), sections)?;
-                elf.with_headers(len, h.e_phoff.into(), h.e_phnum, h.e_phentsize, |offset| {
-                    let p: elf32::program_header::ProgramHeader = read(head, offset)?;
-                    Ok((
-                        p.p_type,
-                        Raw {
-                            addr: p.p_paddr.into(),
-                            virt: p.p_vaddr.into(),
-                            offset: p.p_offset.into(),
-                            file_len: p.p_filesz.into(),
-                            mem_len: p.p_memsz.into(),
-                            align: p.p_align.into(),
-                        },
-                    ))
-                })
-            }
-            ELFCLASS64 => {
-                let h: elf64::header::Header = read(head, 0)?;
-                let sections = Sections {
-                    offset: h.e_shoff,
-                    count: h.e_shnum,
-                    entry_len: h.e_shentsize,
-                    names: h.e_shstrndx,
-                };
-                let fixed = h.e_machine == EM_X86_64 && h.e_type == ET_EXEC;
-                let elf = Self::new(true, fixed, h.e_machine, h.e_entry, sections)?;
-                elf.with_headers(len, h.e_phoff, h.e_phnum, h.e_phentsize, |offset| {
-                    let p: elf64::program_header::ProgramHeader = read(head, offset)?;
-                    Ok((
-                        p.p_type,
-                        Raw {
-                            addr: p.p_paddr,
-                            virt: p.p_vaddr,
-                            offset: p.p_offset,
-                            file_len: p.p_filesz,
-                            mem_len: p.p_memsz,
-                            align: p.p_align,
-                        },
-                    ))
-                })
-            }
-            _ => Err(Error::Machine),
-        }
-    }
-
-    fn new(
-        is_64bit: bool,
-        is_fixed_x86_64: bool,
-        e_machine: u16,
-        entry: u64,
-        sections: Sections,
-    ) -> Result<Self, Error> {
-        if !matches!(e_machine, EM_386 | EM_X86_64) {
-            return Err(Error::Machine);
-        }
-        let (segments, notes) = (ArrayVec::new(), ArrayVec::new());
-        Ok(Self { is_64bit, is_fixed_x86_64, entry, segments, notes, sections })
-    }
-
-    fn with_headers(
-        mut self,
-        len: u32,
-        offset: u64,
-        count: u16,
-        entry_len: u16,
-        read: impl Fn(usize) -> Result<(u32, Raw), Error>,
-    ) -> Result<Self, Error> {
+        let count = header.e_phnum;
         if count > HEADERS_MAX {
             return Err(Error::Headers(count));
         }
-        let offset = usize::try_from(offset).map_err(|_| Error::Truncated)?;
+        let mut elf = Self {
+            is_fixed_x86_64: class == ELFCLASS64 && header.e_machine == EM_X86_64 && header.e_type == ET_EXEC,
+            entry: header.e_entry,
+            segments: ArrayVec::new(),
+            notes: ArrayVec::new(),
+        };
+        let offset = usize::try_from(header.e_phoff).map_err(|_| Error::Truncated)?;
         for i in 0..usize::from(count) {
-            let at = offset.checked_add(i * usize::from(entry_len)).ok_or(Error::Truncated)?;
-            let (kind, raw) = read(at)?;
-            match kind {
-                PT_LOAD if raw.mem_len > 0 => {
-                    let segment = raw.check(len)?;
+            let at = offset.checked_add(i * usize::from(header.e_phentsize)).ok_or(Error::Truncated)?;
+            let raw = program_header(head, at, class)?;
+            match raw.p_type {
+                PT_LOAD if raw.p_memsz > 0 => {
+                    let segment = Segment::check(&raw, len)?;
                     let end = segment.addr + segment.mem_len;
-                    if self.segments.iter().any(|it| it.addr < end && segment.addr < it.addr + it.mem_len) {
+                    if elf.segments.iter().any(|it| it.addr < end && segment.addr < it.addr + it.mem_len) {
                         return Err(Error::Overlap { addr: segment.addr });
                     }
-                    self.segments.try_push(segment).map_err(|_| Error::Headers(count))?;
+                    elf.segments.try_push(segment).map_err(|_| Error::Headers(count))?;
                 }
                 PT_NOTE => {
-                    let note = Raw { addr: 0, mem_len: raw.file_len, ..raw }.check(len)?;
-                    self.notes.try_push(note).map_err(|_| Error::Headers(count))?;
+                    let note = Segment::check(&Raw { p_paddr: 0, p_memsz: raw.p_filesz, ..raw }, len)?;
+                    elf.notes.try_push(note).map_err(|_| Error::Headers(count))?;
                 }
                 _ => {}
             }
         }
-        if self.segments.is_empty() { Err(Error::Empty) } else { Ok(self) }
+        if elf.segments.is_empty() { Err(Error::Empty) } else { Ok(elf) }
     }
 
     /// From the first to the last byte in memory.
@@ -271,26 +186,58 @@ impl Elf {
     }
 }
 
-/// A program header as it stands in the file.
-struct Raw {
-    addr: u64,
-    virt: u64,
-    offset: u64,
-    file_len: u64,
-    mem_len: u64,
-    align: u64,
-}
-
-impl Raw {
-    fn check(self, file: u32) -> Result<Segment, Error> {
-        let Self { addr, virt, offset, file_len, mem_len, align } = self;
-        let in_file = offset.checked_add(file_len).is_some_and(|end| end <= file.into());
-        let in_memory = addr.checked_add(mem_len).is_some_and(|end| end <= FOUR_GIB);
+impl Segment {
+    fn check(raw: &Raw, file: u32) -> Result<Self, Error> {
+        let (addr, file_len) = (raw.p_paddr, raw.p_filesz);
+        let in_file = raw.p_offset.checked_add(file_len).is_some_and(|end| end <= file.into());
+        let in_memory = addr.checked_add(raw.p_memsz).is_some_and(|end| end <= FOUR_GIB);
         // A segment without bytes may stand anywhere in the file.
-        if !(in_file || file_len == 0) || !in_memory || file_len > mem_len {
+        if !(in_file || file_len == 0) || !in_memory || file_len > raw.p_memsz {
             return Err(Error::Segment { addr });
         }
-        let offset = if file_len == 0 { 0 } else { offset as u32 };
-        Ok(Segment { addr, virt, offset, file_len: file_len as u32, mem_len, align })
+        let offset = if file_len == 0 { 0 } else { raw.p_offset as u32 };
+        let (virt, mem_len, align) = (raw.p_vaddr, raw.p_memsz, raw.p_align);
+        Ok(Self { addr, virt, offset, file_len: file_len as u32, mem_len, align })
     }
+}
+
+/// The file's header, as if it were of 64 bits, and its class.
+fn header(head: &[u8]) -> Result<(elf64::header::Header, u8), Error> {
+    let ident = head.get(..16).filter(|ident| ident.starts_with(&MAGIC)).ok_or(Error::Magic)?;
+    let class = ident[EI_CLASS];
+    if ident[EI_DATA] != ELFDATA2LSB || !matches!(class, ELFCLASS32 | ELFCLASS64) {
+        return Err(Error::Machine);
+    }
+    if class == ELFCLASS64 {
+        return Ok((read(head, 0)?, class));
+    }
+    let narrow: elf32::header::Header = read(head, 0)?;
+    let wide = elf64::header::Header {
+        e_type: narrow.e_type,
+        e_machine: narrow.e_machine,
+        e_entry: narrow.e_entry.into(),
+        e_phoff: narrow.e_phoff.into(),
+        e_phnum: narrow.e_phnum,
+        e_phentsize: narrow.e_phentsize,
+        ..Default::default()
+    };
+    Ok((wide, class))
+}
+
+/// A program header, as if it were of 64 bits.
+fn program_header(head: &[u8], at: usize, class: u8) -> Result<Raw, Error> {
+    if class == ELFCLASS64 {
+        return read(head, at);
+    }
+    let narrow: elf32::program_header::ProgramHeader = read(head, at)?;
+    Ok(Raw {
+        p_type: narrow.p_type,
+        p_flags: narrow.p_flags,
+        p_offset: narrow.p_offset.into(),
+        p_vaddr: narrow.p_vaddr.into(),
+        p_paddr: narrow.p_paddr.into(),
+        p_filesz: narrow.p_filesz.into(),
+        p_memsz: narrow.p_memsz.into(),
+        p_align: narrow.p_align.into(),
+    })
 }

@@ -104,6 +104,7 @@ mod zero_page {
     pub const ACPI_RSDP_ADDR: u64 = 0x70;
     pub const E820_ENTRIES: u64 = 0x1e8;
     pub const E820_TABLE: u64 = 0x2d0;
+    pub const E820_END: u64 = 0xcd0;
 }
 
 impl SetupHeader {
@@ -260,7 +261,9 @@ fn initrd<M: Machine>(boot: &mut Boot<M>, addr_max: u32) -> Result<(u64, u64), e
 #[inline(never)]
 fn zero_page<M: Machine>(boot: &mut Boot<M>, header: &SetupHeader) {
     let (machine, page) = (&mut *boot.machine, ZERO_PAGE.start);
-    machine.clear(page, ZERO_PAGE.len as usize);
+    // Of the memory map's table only what is written is read.
+    machine.clear(page, zero_page::E820_TABLE as usize);
+    machine.clear(page + zero_page::E820_END, (ZERO_PAGE.len - zero_page::E820_END) as usize);
     // Of the header only what the kernel has of it: up to where its jump leads.
     let len = (0x202 - HEADER + usize::from(header.jump[1])).min(size_of::<SetupHeader>());
     machine.write_bytes(page + HEADER as u64, header.as_bytes().get(..len).unwrap_or_default());

@@ -29,16 +29,12 @@ pub fn assign(
     topology: &mut Topology,
     windows: &Windows,
 ) -> Result<(), Error> {
-    // Largest first: a bridge's windows are put in where they belong.
-    topology.resources.sort_unstable_by_key(|it| core::cmp::Reverse(it.align));
     for bus in (1..topology.buses.len()).rev() {
         let Some(bridge) = topology.buses[bus].bridge else { continue };
         for space in Space::ALL {
             if let Some(window) = window(topology, bus as u8, space) {
                 let window = Resource { function: bridge.function, bus: bridge.bus, ..window };
-                let at = topology.resources.iter().position(|it| it.align < window.align);
-                let at = at.unwrap_or(topology.resources.len());
-                topology.resources.try_insert(at, window).map_err(|_| Error::Resources)?;
+                topology.add(window)?;
             }
         }
     }

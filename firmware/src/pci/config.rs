@@ -48,6 +48,7 @@ pub enum Access {
 macro_rules! register {
     ($read:ident, $write:ident, $type:ty, $mmio_read:ident, $mmio_write:ident, $in:ident, $out:ident) => {
         /// Reads a register.
+        #[inline(never)]
         pub fn $read(self, machine: &mut impl Machine, function: Function, register: u8) -> $type {
             match self {
                 Self::Memory(base) => machine.$mmio_read(at(base, function, register)),
@@ -59,6 +60,7 @@ macro_rules! register {
         }
 
         /// Writes a register.
+        #[inline(never)]
         pub fn $write(self, machine: &mut impl Machine, function: Function, register: u8, value: $type) {
             match self {
                 Self::Memory(base) => machine.$mmio_write(at(base, function, register), value),

@@ -123,10 +123,20 @@ fn high(map: &MemoryMap, reserved_end: u64) -> Range {
 pub struct Topology {
     /// All buses, by number.
     pub buses: ArrayVec<scan::Bus, { scan::BUSES_MAX }>,
-    /// What needs addresses.
+    /// What needs addresses, the largest first.
     pub resources: ArrayVec<scan::Resource, { scan::RESOURCES_MAX }>,
     /// Functions with an interrupt pin.
     pub pins: ArrayVec<Pin, { scan::RESOURCES_MAX }>,
+}
+
+impl Topology {
+    /// Puts something that needs addresses where it belongs.
+    #[inline(never)]
+    fn add(&mut self, resource: scan::Resource) -> Result<(), Error> {
+        let at = self.resources.iter().position(|it| it.align < resource.align);
+        let at = at.unwrap_or(self.resources.len());
+        self.resources.try_insert(at, resource).map_err(|_| Error::Resources)
+    }
 }
 
 /// A function with an interrupt pin.
@@ -151,3 +161,6 @@ fn route(machine: &mut impl Machine, access: Access, chipset: Chipset, topology:
         access.write_u8(machine, function, LINE, chipset.line(device, pin));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -170,7 +170,7 @@ fn take_in(
             continue;
         };
         register += if resource.wide { 8 } else { 4 };
-        topology.resources.try_push(resource).map_err(|_| Error::Resources)?;
+        topology.add(resource)?;
     }
     access.write_u16(machine, function, COMMAND, if is_bridge { DECODE | BUS_MASTER } else { DECODE });
     Ok(())

@@ -86,10 +86,13 @@ impl Machine for Hardware {
             return;
         }
         let (first, last) = (addr >> PAGE_BITS, (addr + len - 1) >> PAGE_BITS);
-        let (mut at, mut entry) = (DIRECTORY + first * 8, first << PAGE_BITS | PAGE.bits());
-        for _ in first..=last.min(LAST_PAGE) {
-            self.write(at, entry);
-            (at, entry) = (at + 8, entry + (1 << PAGE_BITS));
+        let pages = last.min(LAST_PAGE) + 1 - first;
+        // All that compilers make of this loop takes twice as many instructions, and it is the longest of a start.
+        // SAFETY: the page directories are no Rust object's.
+        unsafe {
+            asm!("2:", "mov [{at}], {entry}", "add {entry}, {page}", "add {at}, 8", "dec {pages}", "jnz 2b",
+                at = inout(reg) DIRECTORY + first * 8 => _, entry = inout(reg) first << PAGE_BITS | PAGE.bits() => _,
+                pages = inout(reg) pages => _, page = const 1 << PAGE_BITS, options(nostack));
         }
         // What the processor may have kept of entries that held anything.
         // SAFETY: CR3 is written with what it holds.

@@ -1,5 +1,7 @@
 //! A machine without hardware: memory, an fw_cfg device, and ports that remember what was written to them.
 
+pub mod pci;
+
 use std::collections::{BTreeMap, HashMap};
 use std::string::String;
 use std::vec;
@@ -64,14 +66,21 @@ pub struct Fake {
     /// Memory from 0 on.
     pub memory: Vec<u8>,
     /// What is mapped beyond the first 2 MiB, in whole pages.
-    mapped: Vec<(u64, u64)>,
+    pub mapped: Vec<(u64, u64)>,
     /// The fw_cfg device, if there is one.
     pub fw_cfg: Option<Device>,
+    /// PCI devices, if there is a bus.
+    pub pci: Option<pci::Pci>,
     /// Registers of devices, four bytes each, by address.
     pub registers: BTreeMap<u64, u32>,
 }
 
+/// What the ROM is full of.
+pub const ROM_BYTE: u8 = 0xf4;
 const PAGE: u64 = 2 << 20;
+const PCI_ADDRESS: u16 = 0xcf8;
+const PCI_DATA: u16 = 0xcfc;
+const PCI_DATA_END: u16 = PCI_DATA + 4;
 
 impl Fake {
     /// With a UART that is always ready.
@@ -103,6 +112,14 @@ impl Fake {
         directory[..4].copy_from_slice(&(count as u32 + 1).to_be_bytes());
         device.items.insert(select, bytes.to_vec());
         select
+    }
+
+    /// Exchanges the bytes of the file that was added last.
+    pub fn set_last_file(&mut self, bytes: &[u8]) -> crate::fw_cfg::Item {
+        let device = self.fw_cfg.get_or_insert_default();
+        let mut last = device.items.last_entry().expect("a file");
+        *last.get_mut() = bytes.to_vec();
+        crate::fw_cfg::Item { select: *last.key(), size: bytes.len() as u32 }
     }
 
     /// Sets an item without a name.
@@ -167,6 +184,9 @@ impl Fake {
 impl Machine for Fake {
     fn in_u8(&mut self, port: u16) -> u8 {
         self.read_count += 1;
+        if let (PCI_DATA..PCI_DATA_END, Some(pci)) = (port, &mut self.pci) {
+            return (pci.read() >> ((port - PCI_DATA) * 8)) as u8;
+        }
         match &mut self.fw_cfg {
             Some(device) if port == fw_cfg::DATA => device.byte(),
             _ => self.reads.get(&port).copied().unwrap_or(0xff),
@@ -186,10 +206,20 @@ impl Machine for Fake {
 
     fn out_u8(&mut self, port: u16, value: u8) {
         self.log.push(Access::U8(port, value));
+        if let (PCI_DATA..PCI_DATA_END, Some(pci)) = (port, &mut self.pci) {
+            let shift = (port - PCI_DATA) * 8;
+            let rest = pci.read() & !(0xff << shift);
+            pci.write(rest | u32::from(value) << shift);
+        }
     }
 
     fn out_u16(&mut self, port: u16, value: u16) {
         self.log.push(Access::U16(port, value));
+        if let (PCI_DATA..PCI_DATA_END, Some(pci)) = (port, &mut self.pci) {
+            let shift = (port - PCI_DATA) * 8;
+            let rest = pci.read() & !(0xffff << shift);
+            pci.write(rest | u32::from(value) << shift);
+        }
         if let Some(device) = self.fw_cfg.as_mut().filter(|_| port == fw_cfg::SELECTOR) {
             device.selected = (value, 0);
         }
@@ -197,6 +227,11 @@ impl Machine for Fake {
 
     fn out_u32(&mut self, port: u16, value: u32) {
         self.log.push(Access::U32(port, value));
+        match (port, &mut self.pci) {
+            (PCI_ADDRESS, Some(pci)) => pci.select(value),
+            (PCI_DATA, Some(pci)) => pci.write(value),
+            _ => {}
+        }
         if port == fw_cfg::DMA_ADDRESS_LOW && self.fw_cfg.as_ref().is_some_and(|device| device.dma) {
             self.transfer(u32::from_be(value).into());
         }
@@ -233,6 +268,11 @@ impl Machine for Fake {
     }
 
     fn copy(&mut self, from: u64, to: u64, len: usize) {
+        if from >= abi::layout::ROM.start {
+            let to = self.range(to, len);
+            self.memory[to].fill(ROM_BYTE);
+            return;
+        }
         let (from, to) = (self.range(from, len), self.range(to, len));
         assert!(from.end <= to.start || to.end <= from.start || len == 0, "the ranges overlap");
         self.memory.copy_within(from, to.start);
