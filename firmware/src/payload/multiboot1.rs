@@ -146,7 +146,6 @@ impl Addresses {
     }
 
     /// Loads a kernel that says where it goes.
-    #[inline(never)]
     pub fn load<M: Machine>(
         &self,
         boot: &mut Boot<M>,
@@ -167,6 +166,7 @@ impl Addresses {
 }
 
 /// Loads a kernel.
+#[inline(never)]
 pub fn load<M: Machine>(boot: &mut Boot<M>, file: Source, header: &Header) -> Result<Entry, error::Error> {
     if header.flags & REQUIRED & !KNOWN != 0 {
         return Err(super::Error::from(Error::Required { flags: header.flags }).into());
