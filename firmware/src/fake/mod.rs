@@ -165,7 +165,14 @@ impl Fake {
         let mut failed = 0;
         match addr.checked_add(len).and_then(|end| self.memory.get_mut(addr..end)) {
             _ if control & dma::SKIP != 0 => device.selected.1 += len,
-            Some(to) if control & dma::READ != 0 => to.fill_with(|| device.byte()),
+            Some(to) if control & dma::READ != 0 => {
+                let (item, at) = device.selected;
+                let bytes = device.items.get(&item).and_then(|bytes| bytes.get(at..)).unwrap_or_default();
+                let (there, behind) = to.split_at_mut(len.min(bytes.len()));
+                there.copy_from_slice(&bytes[..there.len()]);
+                behind.fill(0);
+                device.selected.1 += len;
+            }
             Some(from) if control & dma::WRITE != 0 => {
                 let (item, at) = device.selected;
                 let room = device.items.get_mut(&item).and_then(|bytes| bytes.get_mut(at..at + from.len()));

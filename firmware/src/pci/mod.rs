@@ -3,10 +3,11 @@
 pub mod assign;
 pub mod chipset;
 pub mod config;
+pub mod generic;
 pub mod scan;
 
 use abi::e820::Kind;
-use abi::layout::Range;
+use abi::layout::{PCI_ECAM, Range};
 use arrayvec::ArrayVec;
 use thiserror::Error;
 
@@ -85,7 +86,7 @@ pub fn set_up(
     map: &mut MemoryMap,
 ) -> Result<(), error::Error> {
     if chipset == Chipset::None {
-        return Ok(());
+        return set_up_generic(machine, fw_cfg, files, map);
     }
     let access = chipset.access(machine);
     if let Some(ecam) = chipset.ecam() {
@@ -98,11 +99,26 @@ pub fn set_up(
         None => 0,
     };
     let windows = Windows { io: Some(IO), low: low(map), high: high(map, reserved_end) };
-    let mut bus = Topology::default();
-    scan::scan(machine, access, &mut bus)?;
-    assign::assign(machine, access, &mut bus, &windows)?;
-    route(machine, access, chipset, &bus);
+    let mut topology = Topology::default();
+    scan::scan(machine, access, &mut topology)?;
+    assign::assign(machine, access, &mut topology, &windows)?;
+    route(machine, access, chipset, &topology);
     Ok(())
+}
+
+/// Sets the devices of a host bridge up that has no chipset around it.
+#[inline(never)]
+fn set_up_generic(
+    machine: &mut impl Machine,
+    fw_cfg: &FwCfg,
+    files: &Files,
+    map: &mut MemoryMap,
+) -> Result<(), error::Error> {
+    let Some(windows) = generic::find(machine, fw_cfg, files)? else { return Ok(()) };
+    map.set(PCI_ECAM.start, PCI_ECAM.end(), Kind::RESERVED)?;
+    let mut topology = Topology::default();
+    scan::scan(machine, generic::ACCESS, &mut topology)?;
+    Ok(assign::assign(machine, generic::ACCESS, &mut topology, &windows)?)
 }
 
 /// Below 4 GiB, behind RAM and configuration space.

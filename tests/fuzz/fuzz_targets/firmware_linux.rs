@@ -11,5 +11,5 @@ fuzz_target!(|data: &[u8]| {
     assert!(version >= 0x020c || header.xloadflags.get() & KERNEL_64 == 0);
     assert!(version >= 0x0205 || header.relocatable_kernel == 0);
     #[cfg(feature = "planted")]
-    fuzz::plant(&[header.setup_sects == 0x1f, version == 0x0204, header.loadflags == 0x81]);
+    fuzz::plant(&[version >= 0x0206, header.relocatable_kernel != 0, header.setup_sects > 0x40]);
 });
