@@ -128,13 +128,16 @@ impl Module {
         Ok(to)
     }
 
-    /// Finds it the lowest place of whole pages above a kernel, where kernels that map little memory see it, and reads
-    /// it to there.
+    /// Finds it the lowest place of whole pages, above the kernel if it can be, where kernels that map little memory see
+    /// it, and reads it to there.
     pub fn place_above<M: Machine>(&self, boot: &mut Boot<M>, kernel_end: u64) -> Result<u64, error::Error> {
         let len = u64::from(self.len).next_multiple_of(4096).max(4096);
         let floor = kernel_end.max(layout::HIGH_RAM_START);
         let no_room = super::Error::Modules { len: self.len.into() };
-        let to = boot.map.find_bottom(len, 4096, floor, FOUR_GIB).ok_or(no_room)?;
+        let above = boot.map.find_bottom(len, 4096, floor, FOUR_GIB);
+        // A kernel that wants to be as high as possible leaves nothing above it.
+        let anywhere = || boot.map.find_bottom(len, 4096, layout::HIGH_RAM_START, FOUR_GIB);
+        let to = above.or_else(anywhere).ok_or(no_room)?;
         if !boot.map.take(to, to + len) {
             return Err(no_room.into());
         }

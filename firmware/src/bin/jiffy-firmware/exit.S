@@ -52,8 +52,7 @@ enter_long:
     movl %eax, %gs
     movq %rcx, %rsp
     pushq %rdi
-    pushq $2                            # the flag that is always set
-    popfq
+    pushq $2                            # RFLAGS, when nothing changes them any more
     movq %rsi, %rdi
     movq %rdx, %rsi
     xorl %eax, %eax
@@ -69,6 +68,7 @@ enter_long:
     xorl %r13d, %r13d
     xorl %r14d, %r14d
     xorl %r15d, %r15d
+    popfq
     ret
 
 .balign 8
