@@ -42,12 +42,12 @@ fn console(transport: &str) -> Guest {
         .flag("port", "name=log,file={out}/log")
         .flag("transport", transport)
         .shell(&format!(
-            "{LOAD}; sleep 1; mdev -s; echo by hvc0 > /dev/hvc0; seq 1 5000 > /dev/hvc0; \
+            "{LOAD}; sleep 1; mdev -s; echo by hvc0 > /dev/hvc0; seq 1 500 > /dev/hvc0; \
              p=/dev/$(grep -l log /sys/class/virtio-ports/*/name | cut -d/ -f5); \
              echo to the port > $p; echo guest: done"
         ))
         .says("by hvc0")
-        .says("5000")
+        .says("500")
         .says(DONE)
         .look(|report| -> Result<()> {
             let log = report.files.iter().find(|(name, _)| name.ends_with("log"));

@@ -5,6 +5,9 @@ use abi::layout;
 use acpi_tables::mcfg::MCFG;
 use acpi_tables::{Aml, AmlSink, aml};
 
+/// Bytes of configuration space of one bus.
+const BUS: u32 = 1 << 20;
+
 /// Configuration space of bus 0, the only one (PCI Firmware 3.2, 4.1.2).
 pub(super) fn mcfg() -> MCFG {
     let mut mcfg = MCFG::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
@@ -26,5 +29,13 @@ impl Aml for PciHost {
             aml::AddressSpace::new_memory(aml::AddressSpaceCacheable::NotCacheable, true, first, last, None);
         let crs = aml::Name::new("_CRS".into(), &aml::ResourceTemplate::new(vec![&buses, &memory]));
         aml::Device::new("PCI0".into(), vec![&hid, &cid, &uid, &crs]).to_aml_bytes(sink);
+
+        // Linux before 6.8 uses no ECAM that is not among the motherboard's resources as well (PCI Firmware 3.2,
+        // 4.1.2).
+        let hid = aml::Name::new("_HID".into(), &aml::EISAName::new("PNP0C02"));
+        let uid = aml::Name::new("_UID".into(), &aml::ONE);
+        let ecam = aml::Memory32Fixed::new(true, layout::PCI_ECAM.start as u32, BUS);
+        let crs = aml::Name::new("_CRS".into(), &aml::ResourceTemplate::new(vec![&ecam]));
+        aml::Device::new("ECAM".into(), vec![&hid, &uid, &crs]).to_aml_bytes(sink);
     }
 }

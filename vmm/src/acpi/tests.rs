@@ -199,3 +199,22 @@ fn a_firmware_that_follows_the_script_has_the_same_tables() {
         assert_ne!(elsewhere[..], tables[..]);
     }
 }
+
+#[test]
+fn a_pci_bus_is_described_only_where_there_is_one() {
+    let ecam = (layout::PCI_ECAM.start as u32).to_le_bytes();
+    for pci in [false, true] {
+        let reader = Reader::of(&Spec { pci, ..spec(1, MachineKind::Fast) });
+        let entries = reader.xsdt_entries();
+        assert_eq!(entries.len(), 2 + usize::from(pci));
+        let dsdt = reader.dsdt();
+        for name in [&b"PCI0"[..], b"ECAM", &ecam] {
+            assert_eq!(dsdt.windows(4).any(|window| window == name), pci, "{name:?}");
+        }
+        if let Some(&mcfg) = entries.get(2) {
+            let mcfg = reader.table(mcfg, "MCFG");
+            assert_eq!((mcfg.len(), le(mcfg, 44, 8)), (60, layout::PCI_ECAM.start));
+            assert_eq!((le(mcfg, 52, 2), mcfg[54], mcfg[55]), (0, 0, 0), "segment, first and last bus");
+        }
+    }
+}

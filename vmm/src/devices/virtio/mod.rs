@@ -87,6 +87,13 @@ pub trait VirtioDevice: Send {
     /// The greatest size of each of its queues, powers of two.
     fn queue_sizes(&self) -> &[u16];
 
+    /// Whether a queue is served by the vCPU that rings for it, before it goes on, instead of by the worker: for queues
+    /// whose driver waits in a loop for the answer, where a worker would need a processor of its own. `process_queue`
+    /// must not watch descriptors then.
+    fn is_immediate(&self, _queue: u16) -> bool {
+        false
+    }
+
     /// Reads the device-specific configuration space; `data` comes filled with zeroes, and
     /// [`read_bytes`] does all there is to do for one that lies in memory.
     fn read_config(&self, _offset: u64, _data: &mut [u8]) {}

@@ -217,6 +217,11 @@ impl VirtioDevice for Console {
         &self.sizes
     }
 
+    /// Linux waits in a loop until its output is taken.
+    fn is_immediate(&self, queue: u16) -> bool {
+        queue == OUTPUT || queue > FROM_DRIVER && !queue.is_multiple_of(2)
+    }
+
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         read_bytes(&self.config(), offset, data);
     }

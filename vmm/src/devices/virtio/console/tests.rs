@@ -42,6 +42,17 @@ fn talks_both_ways() {
 }
 
 #[test]
+fn output_is_taken_while_the_driver_waits() {
+    let (device, ends) = console(1);
+    let mut driver = FakeDriver::new(device);
+    driver.offer(OUTPUT, &[b"at once"], &[]);
+    driver.core.notified(OUTPUT);
+    assert_eq!(ends.outputs[0].take(), b"at once");
+    assert!(driver.take(OUTPUT).is_some());
+    assert_eq!(driver.core.connected().len(), 1, "the other queue's doorbell");
+}
+
+#[test]
 fn a_byte_in_an_emergency() {
     let (device, ends) = console(1);
     let driver = FakeDriver::uninitialised(device);

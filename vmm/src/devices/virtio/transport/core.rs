@@ -16,7 +16,7 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 use virtio_queue::QueueT;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{DEVICE_TOKEN, Transport};
+use super::{DEVICE_TOKEN, Doorbell, Transport};
 use crate::devices::virtio::{Context, Descriptors, DeviceKind, Error, Queue, Rings, VirtioDevice};
 use crate::memory::Memory;
 pub use state::CoreState;
@@ -47,6 +47,8 @@ pub struct Core {
     kind: DeviceKind,
     offered: u64,
     doorbells: Vec<Arc<EventFd>>,
+    /// Those that need no vCPU.
+    connected: Vec<Doorbell>,
     wake: EventFd,
     generation: AtomicU32,
 }
@@ -74,7 +76,11 @@ impl Core {
         let sizes = device.queue_sizes().iter().zip(0..);
         let queues = sizes.map(|(&size, index)| Queue::new(index, size)).collect::<Result<Vec<_>, _>>();
         let queues = queues.map_err(io::Error::other)?;
-        let doorbells = queues.iter().map(|_| event().map(Arc::new)).collect::<io::Result<_>>()?;
+        let doorbells = queues.iter().map(|_| event().map(Arc::new)).collect::<io::Result<Vec<_>>>()?;
+        let connected = (doorbells.iter().zip(0..))
+            .filter(|(_, queue)| !device.is_immediate(*queue))
+            .map(|(doorbell, queue)| (queue, Arc::clone(doorbell)))
+            .collect();
         let (kind, offered) = (device.kind(), device.features() | CORE_FEATURES);
         let (status, features, reset, active) = (0, 0, false, false);
         let inner = Inner { device, queues, status, features, reset, active, watched: Vec::new() };
@@ -85,6 +91,7 @@ impl Core {
             kind,
             offered,
             doorbells,
+            connected,
             wake: event()?,
             generation: AtomicU32::new(0),
         })
@@ -104,6 +111,23 @@ impl Core {
     #[must_use]
     pub fn doorbells(&self) -> &[Arc<EventFd>] {
         &self.doorbells
+    }
+
+    /// The doorbells that the kernel can ring.
+    #[must_use]
+    pub fn connected(&self) -> &[Doorbell] {
+        &self.connected
+    }
+
+    /// The driver's notification of a queue has come as an exit.
+    pub fn notified(&self, queue: u16) {
+        let inner = &mut *self.inner();
+        // An error of before the worker has taken note of the driver is found by the worker.
+        if inner.device.is_immediate(queue) && inner.active && !inner.reset && inner.is_live() {
+            self.lend(inner, None, |device, cx| device.process_queue(cx, queue));
+        } else {
+            self.ring(queue);
+        }
     }
 
     /// Rings the doorbell of a queue, if there is such a queue.
@@ -302,7 +326,7 @@ impl Core {
             return;
         }
         inner.active = true;
-        self.transport.connect(&self.doorbells);
+        self.transport.connect(&self.connected);
         self.lend(inner, Some(descriptors), |device, cx| device.activate(cx));
         // What was made available before anybody listened.
         (0..self.queue_count()).for_each(|queue| self.ring(queue));

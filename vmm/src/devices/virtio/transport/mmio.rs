@@ -8,9 +8,8 @@ use abi::layout::Range;
 use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_mmio::*;
 use virtio_queue::QueueT;
-use vmm_sys_util::eventfd::EventFd;
 
-use super::{Area, Core, CoreState, Transport};
+use super::{Area, Core, CoreState, Doorbell, Transport};
 use crate::bus::{BusDevice, Effect};
 use crate::devices::virtio::VirtioDevice;
 use crate::interrupt::{Doorbells, InterruptLine};
@@ -78,10 +77,10 @@ impl Transport for Signals {
         self.raise(VIRTIO_MMIO_INT_CONFIG);
     }
 
-    fn connect(&self, doorbells: &[Arc<EventFd>]) {
+    fn connect(&self, doorbells: &[Doorbell]) {
         let at = self.window.start + u64::from(VIRTIO_MMIO_QUEUE_NOTIFY);
-        for (doorbell, queue) in doorbells.iter().zip(0..) {
-            self.doorbells.connect(at, Some(queue), doorbell);
+        for (queue, doorbell) in doorbells {
+            self.doorbells.connect(at, Some(u32::from(*queue)), doorbell);
         }
     }
 
@@ -155,8 +154,8 @@ impl Mmio {
             VIRTIO_MMIO_QUEUE_SEL => self.queue_select.store(value, Ordering::Relaxed),
             VIRTIO_MMIO_QUEUE_NUM => self.core.set_queue_size(self.queue(), value.try_into().unwrap_or(0)),
             VIRTIO_MMIO_QUEUE_READY => self.core.set_queue_ready(self.queue(), value & 1 == 1),
-            // Reaches us only before the doorbell is connected.
-            VIRTIO_MMIO_QUEUE_NOTIFY => self.core.ring(value.try_into().unwrap_or(u16::MAX)),
+            // Reaches us only where the doorbell is not connected.
+            VIRTIO_MMIO_QUEUE_NOTIFY => self.core.notified(value.try_into().unwrap_or(u16::MAX)),
             VIRTIO_MMIO_INTERRUPT_ACK => {
                 self.signals.status.fetch_and(!value, Ordering::SeqCst);
             }

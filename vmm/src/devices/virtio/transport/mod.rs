@@ -17,6 +17,9 @@ pub(super) const DEVICE_TOKEN: u32 = 1 << 31;
 /// The token of the core's own wake-ups; queues have theirs by number.
 pub(super) const WAKE_TOKEN: u32 = DEVICE_TOKEN - 1;
 
+/// A queue, and what is written to when its driver rings.
+pub type Doorbell = (u16, Arc<EventFd>);
+
 /// What the core needs of a transport: how interrupts reach the driver, and how its doorbells reach us.
 pub trait Transport: Send + Sync {
     /// The driver is to look at a queue's used ring.
@@ -25,9 +28,9 @@ pub trait Transport: Send + Sync {
     /// The driver is to look at the configuration space and the status.
     fn interrupt_config(&self);
 
-    /// The driver is about to ring: makes the kernel turn each queue's notifications into writes to its eventfd. Those
-    /// that come as exits all the same, the transport writes itself.
-    fn connect(&self, _doorbells: &[Arc<EventFd>]) {}
+    /// The driver is about to ring: makes the kernel turn the notifications of these queues into writes to their
+    /// eventfds. Those that come as exits, the transport gives to [`Core::notified`].
+    fn connect(&self, _doorbells: &[Doorbell]) {}
 
     /// The device has been reset: no interrupt is pending any more.
     fn reset(&self) {}

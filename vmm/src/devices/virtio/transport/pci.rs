@@ -19,9 +19,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use abi::layout::Range;
 use serde::{Deserialize, Serialize};
-use vmm_sys_util::eventfd::EventFd;
 
-use super::{Core, CoreState, Transport};
+use super::{Core, CoreState, Doorbell, Transport};
 use crate::devices::pci::{ConfigSpace, Function, Identity, Msix, MsixState, NO_VECTOR};
 use crate::devices::virtio::{DeviceKind, VirtioDevice};
 use crate::interrupt::{Doorbells, Messages};
@@ -115,14 +114,15 @@ impl Signals {
     }
 
     /// Connects the doorbells where the BAR is, if they were connected elsewhere or `first` not at all.
-    fn follow(&self, doorbells: &[Arc<EventFd>], first: bool) {
+    fn follow(&self, doorbells: &[Doorbell], first: bool) {
         let (now, connected) = &mut *self.places();
         if now == connected || !first && connected.is_none() {
             return;
         }
         let address = |bar: u64| bar + u64::from(NOTIFY.0);
         let stride = u64::from(NOTIFY_STRIDE);
-        for (doorbell, queue) in doorbells.iter().zip(0..) {
+        for (queue, doorbell) in doorbells {
+            let queue = u64::from(*queue);
             if let Some(old) = *connected {
                 self.doorbells.disconnect(address(old) + queue * stride, None, doorbell);
             }
@@ -143,7 +143,7 @@ impl Transport for Signals {
         self.raise(ISR_CONFIG, 0);
     }
 
-    fn connect(&self, doorbells: &[Arc<EventFd>]) {
+    fn connect(&self, doorbells: &[Doorbell]) {
         self.follow(doorbells, true);
     }
 
@@ -259,7 +259,7 @@ impl VirtioPci {
     fn config_written(&self, bar: Option<Range>, control: u16) {
         self.signals.msix.set_control(control);
         self.signals.places().0 = bar.map(|bar| bar.start);
-        self.signals.follow(self.core.doorbells(), false);
+        self.signals.follow(self.core.connected(), false);
     }
 }
 
@@ -328,7 +328,7 @@ impl Function for VirtioPci {
             self.core.write_config(at, data);
         } else if let Some(at) = within(offset, NOTIFY) {
             // Reaches us only where the doorbell is not connected.
-            self.core.ring((at / u64::from(NOTIFY_STRIDE)) as u16);
+            self.core.notified((at / u64::from(NOTIFY_STRIDE)) as u16);
         } else if let Some(at) = within(offset, TABLE) {
             self.signals.msix.write_table(at, data);
         }

@@ -36,6 +36,7 @@ impl Core {
             kind: _,
             offered: _,
             doorbells: _,
+            connected: _,
             wake: _,
             generation,
         } = self;

@@ -1,5 +1,7 @@
 //! Registers of virtio-pci, as a driver finds them.
 
+use vmm_sys_util::eventfd::EventFd;
+
 use super::*;
 use crate::config::{HugePages, MemorySpec};
 use crate::devices::virtio::Entropy;
@@ -135,7 +137,7 @@ fn doorbells_follow_the_bar() {
     let moved = |to: u64| device.write_config(0x10, &(to as u32).to_le_bytes());
     moved(START + BAR);
     assert!(take().is_empty(), "not before there is a driver");
-    device.signals.connect(device.core.doorbells());
+    device.signals.connect(device.core.connected());
     assert_eq!(take(), [(true, START + BAR + 0x1000)]);
     moved(START);
     assert_eq!(take(), [(false, START + BAR + 0x1000), (true, START + 0x1000)]);
