@@ -141,7 +141,7 @@ impl Budgets {
 }
 
 /// The order of phases in time, for files and pictures.
-pub const ORDER: [&str; 12] = [
+pub static ORDER: [&str; 13] = [
     "exec",
     "config",
     "open",
@@ -154,6 +154,7 @@ pub const ORDER: [&str; 12] = [
     "init",
     "workload",
     "power-off",
+    "end",
 ];
 
 /// The phases of a scenario, in the order of time.

@@ -115,28 +115,27 @@ impl Baseline {
     /// The functions by which something grew, those that grew most first; empty where nothing is known of them.
     #[must_use]
     pub fn grown(&self, finding: &Finding, measured: &Measured) -> Vec<Grown> {
-        let mut all = Vec::new();
-        // So little explains nothing.
-        let least = (finding.after.saturating_sub(finding.before) / 20).max(1);
-        for (phase, whose) in
-            finding.phases.iter().flat_map(|phase| finding.whose.iter().map(move |whose| (phase, whose)))
-        {
-            let known = |functions: Option<&Functions>| {
-                functions.map(|functions| BTreeMap::from([(phase.clone(), functions.clone())]))
-            };
-            let before = self.functions(&finding.scenario, phase, *whose);
-            let after = measured.functions(&finding.scenario, phase, *whose);
-            // One that was too small to be kept has not grown from nothing.
-            let kept = after.map_or(0, least_kept);
-            let (Some(before), Some(after)) = (known(before), known(after)) else { continue };
-            for profile::Grown { function, before, after, .. } in profile::grown(&before, &after) {
-                if after >= before + least && (before > 0 || after >= kept) {
-                    all.push(Grown { function, before, after });
+        // What moves between phases that are judged together has not grown.
+        let (mut before, mut after) = (Functions::new(), Functions::new());
+        for (phase, ..) in &finding.phases {
+            for &whose in &finding.whose {
+                let known = self.functions(&finding.scenario, phase, whose);
+                let now = measured.functions(&finding.scenario, phase, whose);
+                for (sums, functions) in [(&mut before, known), (&mut after, now)] {
+                    for (name, count) in functions.into_iter().flatten() {
+                        *sums.entry(name.clone()).or_default() += count;
+                    }
                 }
             }
         }
-        all.sort_by_key(|grown| std::cmp::Reverse(grown.after - grown.before));
-        all
+        // So little explains nothing, and what was too small to be kept has not grown from nothing.
+        let least = (finding.after.saturating_sub(finding.before) / 20).max(1);
+        let kept = least_kept(&after);
+        let of = |phase: Functions| BTreeMap::from([(String::new(), phase)]);
+        let all = profile::grown(&of(before), &of(after)).into_iter();
+        all.filter(|one| one.after >= one.before + least && (one.before > 0 || one.after >= kept))
+            .map(|profile::Grown { function, before, after, .. }| Grown { function, before, after })
+            .collect()
     }
 }
 
@@ -216,7 +215,7 @@ mod tests {
         let measured = measured([("one", &after), ("two", BEFORE)]);
         let finding = Finding {
             scenario: "one".to_owned(),
-            phases: vec!["config".to_owned()],
+            phases: vec![("config", 100_000, 102_110)],
             whose: vec![Whose::Jiffy],
             before: 100_000,
             after: 102_110,

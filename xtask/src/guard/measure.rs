@@ -4,7 +4,7 @@
 //! instructions they were, in the other without. Its counting takes no virtual time, so both must show the same times.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -166,6 +166,9 @@ fn lab(ctx: &Ctx, subjects: &Subjects, scenarios: &[Scenario], place: &Path, see
     let init = fs::read(&subjects.init).with_context(|| subjects.init.display().to_string())?;
     fs::write(&initrd, initramfs::with_init(init, &config)?.build()?)?;
     lab.file("initrd", &initrd);
+    let disk = place.join("disk");
+    File::create(&disk)?.set_len(1 << 20)?;
+    lab.file("disk", &disk);
     Ok(lab)
 }
 
@@ -210,5 +213,49 @@ impl Measured {
     #[must_use]
     pub fn functions(&self, scenario: &str, phase: &str, whose: Whose) -> Option<&profile::Functions> {
         self.scenarios.get(scenario)?.iter().find(|found| found.name == phase)?.functions.get(&whose)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nanosecond_is_a_difference() {
+        let rows = |took: u64, cpu: u64| {
+            let row = |event: &str, more: &str| format!(r#"{{"event":"{event}","took_ns":{took}{more}}}"#);
+            let all =
+                [row("exec", ""), row("first-run", &format!(r#","cpu_ns":{cpu}"#)), row("unaccounted", "")];
+            phase::rows(&format!(r#"{{"rows":[{}]}}"#, all.join(","))).unwrap()
+        };
+        assert!(differences("x", &rows(500, 400), &rows(500, 400)).is_empty());
+        assert_eq!(
+            differences("x", &rows(500, 400), &rows(500, 401)),
+            [
+                "x: first-run: 500 ns, working for 400 in one run, first-run: 500 ns, working for 401 in the other"
+            ]
+        );
+        assert_eq!(differences("x", &rows(500, 400), &rows(501, 400)).len(), 2);
+        assert_eq!(differences("x", &rows(500, 400), &rows(500, 400)[1..]).len(), 1);
+    }
+
+    #[test]
+    fn kernels_are_unpacked_before_it_counts() {
+        let of =
+            |entry| *Scenario::all().iter().find(|s| (s.guest, s.entry) == (Guest::Fast, entry)).unwrap();
+        let packed = [of(Entry::Linux64), of(Entry::Bzimage), of(Entry::Bzimage)];
+        let counted: Vec<bool> = starts(&packed).iter().map(|(scenario, _)| scenario.is_some()).collect();
+        assert_eq!(counted, [true, false, true, true]);
+        let mark = Scenario::all()[0];
+        assert_eq!(starts(&[mark]).len(), STARTS);
+    }
+
+    #[test]
+    fn the_least_of_several_starts_counts() {
+        let phase = |host, idle| Phase { costs: [(Whose::Host, host)].into(), idle, ..Phase::default() };
+        let mut least = phase(100, 7);
+        keep_least(&mut least, phase(90, 9));
+        keep_least(&mut least, phase(95, 3));
+        assert_eq!(least, phase(90, 3));
     }
 }

@@ -146,7 +146,7 @@ fn write_page(to: &mut String, budgets: &Budgets) -> std::fmt::Result {
 }
 
 /// What phases end with.
-const PHASES: [(&str, &str); 12] = [
+const PHASES: [(&str, &str); 13] = [
     ("exec", "jiffy's first instruction, from its parent's call"),
     ("config", "flags and files are a specification"),
     ("open", "`/dev/kvm` is open, and all files"),
@@ -159,6 +159,7 @@ const PHASES: [(&str, &str); 12] = [
     ("init", "init starts the workload"),
     ("workload", "the workload, init's greeting, has ended"),
     ("power-off", "the guest has powered off"),
+    ("end", "all of the VM is given back; only what jiffy itself does"),
 ];
 
 #[cfg(test)]

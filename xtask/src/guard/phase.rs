@@ -123,6 +123,7 @@ impl Row {
             ("mark", Some(Mark::WORKLOAD_END)) => ("workload", true),
             ("mark", Some(Mark::USER)) => ("mark", false),
             ("guest-stopped", _) => ("power-off", true),
+            ("vm-destroyed", _) => ("end", false),
             _ => return None,
         })
     }
@@ -161,15 +162,97 @@ pub(super) fn phases(rows: &[Row], profiled: &[profile::Phase]) -> Vec<Phase> {
             [(Whose::Jiffy, jiffy), (Whose::Init, init), (Whose::Guest, guest), (Whose::Exits, exits)]
                 .to_vec()
         } else {
-            [(Whose::Jiffy, jiffy), (Whose::Host, row.busy().saturating_sub(jiffy))].to_vec()
+            // At the end jiffy waits for KVM, most of all.
+            let host = if name == "end" { 0 } else { row.busy().saturating_sub(jiffy) };
+            [(Whose::Jiffy, jiffy), (Whose::Host, host)].to_vec()
         };
         let costs: Costs = parts.into_iter().filter(|(_, count)| *count > 0).collect();
         let functions = costs
             .keys()
             .filter(|whose| whose.is_ours())
-            .filter_map(|&whose| Some((whose, profiled.costs.get(&whose.code()?)?.clone())));
+            .filter_map(|&whose| Some((whose, named(profiled.costs.get(&whose.code()?)?))));
         let idle = row.took_ns.saturating_sub(row.busy());
         Some(Phase { name: name.to_owned(), idle, functions: functions.collect(), costs })
     })
     .collect()
+}
+
+/// Functions by names that are the same in every build: the compiler numbers those of which there are several.
+fn named(functions: &Functions) -> Functions {
+    let mut sums = Functions::new();
+    for (name, count) in functions {
+        let plain = name.trim_end_matches(|c: char| c.is_ascii_digit());
+        let plain = plain.strip_suffix('.').filter(|plain| !plain.is_empty()).unwrap_or(name);
+        *sums.entry(plain.strip_suffix(".llvm").unwrap_or(plain).to_owned()).or_default() += count;
+    }
+    sums
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SAID: &str = concat!(
+        r#"a warning
+{"origin_ns":7,"rows":[{"event":"exec","at_ns":4,"took_ns":400,"cpu_ns":300},"#,
+        r#"{"event":"first-run","at_ns":9,"took_ns":90,"cpu_ns":20},"#,
+        r#"{"event":"mark","at_ns":9,"took_ns":5000,"cpu_ns":4000,"code":32},"#,
+        r#"{"event":"mark","at_ns":9,"took_ns":1,"cpu_ns":1,"code":153},"#,
+        r#"{"event":"vm-destroyed","at_ns":9,"took_ns":70},"#,
+        r#"{"event":"unaccounted","at_ns":20,"took_ns":11}],"lost_marks":0}"#
+    );
+
+    fn profiled(costs: &[&[(Code, u64)]]) -> Vec<profile::Phase> {
+        let phase = |costs: &&[(Code, u64)]| profile::Phase {
+            name: String::new(),
+            took_ns: None,
+            costs: costs.iter().map(|&(code, n)| (code, [("f.7".to_owned(), n)].into())).collect(),
+        };
+        costs.iter().map(phase).collect()
+    }
+
+    #[test]
+    fn instructions_are_given_to_whose_they_are() {
+        let counted = profiled(&[
+            &[(Code::Vmm, 100), (Code::LabKernel, 999)],
+            &[(Code::Vmm, 30)],
+            &[(Code::Vmm, 500), (Code::GuestKernel, 3000), (Code::Init, 40)],
+            &[],
+            &[(Code::Vmm, 60), (Code::LabKernel, 10)],
+        ]);
+        let found = phases(&rows(SAID).unwrap(), &counted);
+        let costs: Vec<_> =
+            found.iter().map(|phase| (phase.name.as_str(), phase.costs.clone(), phase.idle)).collect();
+        let (jiffy, init, host) = (Whose::Jiffy, Whose::Init, Whose::Host);
+        assert_eq!(
+            costs,
+            [
+                ("exec", Costs::from([(jiffy, 100), (host, 200)]), 100),
+                ("start", Costs::from([(jiffy, 30), (host, 60)]), 0),
+                (
+                    "kernel",
+                    Costs::from([(jiffy, 500), (init, 40), (Whose::Guest, 3000), (Whose::Exits, 460)]),
+                    1000
+                ),
+                ("end", Costs::from([(jiffy, 60)]), 0),
+            ]
+        );
+        assert_eq!(found[0].functions[&jiffy], Functions::from([("f".to_owned(), 100)]));
+        assert!(rows("nothing").is_err());
+    }
+
+    #[test]
+    fn numbers_that_the_compiler_gives_are_no_part_of_a_name() {
+        let names = ["a::b.1192", "a::b", "c.llvm.77", "d2", "<T as e>::f"].map(|name| (name.to_owned(), 1));
+        let plain = named(&names.into());
+        assert_eq!(
+            plain.into_iter().collect::<Vec<_>>(),
+            [
+                ("<T as e>::f".to_owned(), 1),
+                ("a::b".to_owned(), 2),
+                ("c".to_owned(), 1),
+                ("d2".to_owned(), 1)
+            ]
+        );
+    }
 }

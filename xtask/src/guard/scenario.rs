@@ -51,8 +51,14 @@ pub struct Extra {
 /// No devices but those that every machine has.
 pub const PLAIN: Extra = Extra { name: "", flags: &[] };
 
-/// Devices whose cost at a boot is watched. A new device gets a line here and is then in every full run.
-const EXTRAS: &[Extra] = &[];
+/// Devices whose cost at a boot is watched; a new one gets its flag here.
+const EXTRAS: &[Extra] = &[
+    Extra { name: "mmio", flags: &["--rng", "--disk", "path={disk}", "--vsock", "cid=3,path=/tmp/mmio"] },
+    Extra {
+        name: "pci",
+        flags: &["--transport", "pci", "--rng", "--disk", "path={disk}", "--vsock", "cid=3,path=/tmp/pci"],
+    },
+];
 
 /// Sizes of RAM, in MiB: small, usual, and one with a part above 4 GiB.
 const SIZES: [u32; 3] = [128, 512, 4096];
@@ -72,11 +78,9 @@ impl Scenario {
                 );
             }
         }
-        all.extend(EXTRAS.iter().map(|&extra| Self {
-            extra,
-            always: true,
-            ..plain(Guest::Fast, Entry::Linux64, 512, true)
-        }));
+        all.extend(
+            EXTRAS.iter().map(|&extra| Self { extra, ..plain(Guest::Fast, Entry::Linux64, 512, true) }),
+        );
         all
     }
 
@@ -117,5 +121,34 @@ impl fmt::Display for Entry {
             Self::Pvh => "pvh",
             Self::Bzimage => "bzimage",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_say_what_it_is() {
+        let all = Scenario::all();
+        let mut names: Vec<String> = all.iter().map(Scenario::name).collect();
+        for name in ["mark-pvh-128M", "fast-linux64-512M", "debian-bzimage-4G", "fast-linux64-512M-pci"] {
+            assert!(names.iter().any(|known| known == name), "{name}");
+        }
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), all.len());
+    }
+
+    #[test]
+    fn the_chosen_ones_are_few_and_of_all_kinds() {
+        let chosen: Vec<_> = Scenario::all().into_iter().filter(|scenario| scenario.always).collect();
+        assert!((12..=16).contains(&chosen.len()), "{}", chosen.len());
+        for guest in [Guest::Fast, Guest::Debian] {
+            for entry in [Entry::Linux64, Entry::Pvh, Entry::Bzimage] {
+                assert!(chosen.iter().any(|scenario| (scenario.guest, scenario.entry) == (guest, entry)));
+            }
+        }
+        assert!(SIZES.iter().all(|&mib| chosen.iter().any(|scenario| scenario.memory_mib == mib)));
     }
 }

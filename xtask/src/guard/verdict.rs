@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::budget::{Allowance, Allowances};
+use super::budget::{Allowance, Allowances, ORDER};
 use super::phase::{Costs, Phase, Whose};
 use super::scenario::{Guest, Scenario};
 
@@ -12,8 +12,8 @@ use super::scenario::{Guest, Scenario};
 pub struct Finding {
     /// The scenario's name.
     pub scenario: String,
-    /// The phase, or several of them.
-    pub phases: Vec<String>,
+    /// The phases that are judged together, each with its budget and what was measured.
+    pub phases: Vec<(&'static str, u64, u64)>,
     /// Whose instructions.
     pub whose: Vec<Whose>,
     /// The budget.
@@ -28,70 +28,100 @@ impl Finding {
     pub fn is_slower(&self) -> bool {
         self.after > self.before
     }
+
+    /// The phases and whose they are, in words.
+    #[must_use]
+    pub fn what(&self) -> String {
+        let whose: Vec<String> = self.whose.iter().map(ToString::to_string).collect();
+        let phases = match self.phases.as_slice() {
+            [(one, ..)] => (*one).to_owned(),
+            [(first, ..), .., (last, ..)] => format!("{first} to {last}"),
+            [] => String::new(),
+        };
+        format!("{phases} ({})", whose.join(" and "))
+    }
+
+    /// Before and after, in words.
+    #[must_use]
+    pub fn change(&self) -> String {
+        change(self.before, self.after)
+    }
+}
+
+/// Before and after, in words.
+#[must_use]
+pub fn change(before: u64, after: u64) -> String {
+    let by = after.cast_signed() - before.cast_signed();
+    let percent = by as f64 * 100.0 / before.max(1) as f64;
+    format!("{before} before, {after} now ({by:+}, {percent:+.2} %)")
 }
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { scenario, phases, whose, before, after } = self;
-        let whose: Vec<String> = whose.iter().map(ToString::to_string).collect();
-        let by = after.cast_signed() - before.cast_signed();
-        let percent = by as f64 * 100.0 / (*before).max(1) as f64;
-        write!(
-            f,
-            "{scenario}: {} ({}): {before} before, {after} now ({by:+}, {percent:+.2} %)",
-            phases.join(" and "),
-            whose.join(" and ")
-        )
+        write!(f, "{}: {}: {}", self.scenario, self.what(), self.change())
     }
 }
 
 /// Costs that are judged together.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Unit {
-    phases: Vec<&'static str>,
-    whose: Vec<Whose>,
+    phases: &'static [&'static str],
+    whose: &'static [Whose],
 }
 
 /// Phases in which nothing is on the way to the workload any more.
 #[must_use]
 pub fn is_after(phase: &str) -> bool {
-    matches!(phase, "workload" | "power-off")
+    matches!(phase, "workload" | "power-off" | "end")
 }
 
-/// With what a cost is judged. Kernel threads that a guest's kernel starts at boot end when its scheduler has it so, before
-/// or after init's first instruction: only both phases together repeat. So do its own work and the exits that it makes.
-fn unit(phase: &str, whose: Whose) -> Unit {
-    let phase = super::budget::ORDER.into_iter().find(|known| *known == phase).unwrap_or("exec");
-    match whose {
-        Whose::Guest | Whose::Exits => Unit {
-            phases: if is_after(phase) { vec![phase] } else { vec!["kernel", "init"] },
-            whose: vec![Whose::Guest, Whose::Exits],
-        },
-        whose => Unit { phases: vec![phase], whose: vec![whose] },
-    }
+/// With what a cost is judged: only what repeats from one build to the next says something.
+///
+/// - Where the host's kernel maps pages of a program depends on where the linker has put its functions: it moves
+///   from phase to phase.
+/// - When the vCPU's thread has started, jiffy's first thread goes on beside it, and ends what it does when the host's scheduler
+///   has it so: before or after the entry into the guest, or, where the guest ends at once, at the end. The
+///   heap that both share tidies itself up a little sooner or later.
+/// - Threads that a guest's kernel starts at boot end before or after init's first instruction, likewise; and its own work and
+///   the exits that it makes stand for one another.
+fn unit(guest: Guest, phase: &str, whose: Whose) -> Unit {
+    let phases: &[&str] = match (whose, phase) {
+        (Whose::Host, _) => &ORDER[..8],
+        (Whose::Jiffy, "build" | "start" | "mark" | "power-off" | "end") if guest == Guest::Mark => {
+            &["build", "start", "mark", "power-off", "end"]
+        }
+        (Whose::Jiffy, "build" | "start" | "kernel") => &["build", "start", "kernel"],
+        (Whose::Guest | Whose::Exits, "kernel" | "init") => &["kernel", "init"],
+        _ => {
+            let index = ORDER.iter().position(|known| *known == phase).unwrap_or(0);
+            &ORDER[index..=index]
+        }
+    };
+    let whose: &[Whose] = match whose {
+        Whose::Jiffy => &[Whose::Jiffy],
+        Whose::Init => &[Whose::Init],
+        Whose::Host => &[Whose::Host],
+        Whose::Guest | Whose::Exits => &[Whose::Guest, Whose::Exits],
+    };
+    Unit { phases, whose }
 }
 
-fn allowance(unit: &Unit, scenario: &Scenario, all: &Allowances) -> Allowance {
+fn allowance(unit: &Unit, guest: Guest, all: &Allowances) -> Allowance {
     match unit.whose[0] {
         // How often the console's bytes come in one piece is the guest's and the host's scheduling.
         Whose::Jiffy if unit.phases[0] == "workload" => all.after,
         Whose::Jiffy | Whose::Init => all.ours,
-        Whose::Host if scenario.guest == Guest::Mark => all.host,
+        Whose::Host if guest == Guest::Mark => all.host,
         Whose::Host => all.host_once,
         Whose::Guest | Whose::Exits if is_after(unit.phases[0]) => all.after,
         Whose::Guest | Whose::Exits => all.boot,
     }
 }
 
-/// Sums of all that is judged, by [`Unit`].
-fn sums<'a>(phases: impl Iterator<Item = (&'a str, &'a Costs)>) -> BTreeMap<Unit, u64> {
-    let mut sums = BTreeMap::new();
-    for (phase, costs) in phases {
-        for (&whose, count) in costs {
-            *sums.entry(unit(phase, whose)).or_default() += count;
-        }
-    }
-    sums
+/// What a unit costs, by phase.
+fn costs<'a>(unit: &Unit, costs_of: impl Fn(&str) -> Option<&'a Costs>) -> Vec<(&'static str, u64)> {
+    let sum = |costs: &Costs| unit.whose.iter().filter_map(|whose| costs.get(whose)).sum();
+    unit.phases.iter().filter_map(|&phase| Some((phase, sum(costs_of(phase)?)))).collect()
 }
 
 /// Compares a scenario with its budgets; `judged` says whose figures can be compared at all.
@@ -103,21 +133,33 @@ pub fn compare(
     measured: &[Phase],
     judged: impl Fn(Whose) -> bool,
 ) -> Vec<Finding> {
-    let before = sums(budget.iter().map(|(name, costs)| (name.as_str(), costs)));
-    let after = sums(measured.iter().map(|phase| (phase.name.as_str(), &phase.costs)));
-    let mut units: Vec<&Unit> = before.keys().chain(after.keys()).collect();
+    let before = |phase: &str| budget.get(phase);
+    let after = |phase: &str| Some(&measured.iter().find(|known| known.name == phase)?.costs);
+    let all = ORDER.iter().flat_map(|phase| Whose::ALL.map(|whose| (*phase, whose)));
+    let present = |&(phase, whose): &(&str, Whose)| {
+        [before(phase), after(phase)].iter().flatten().any(|costs| costs.contains_key(&whose))
+    };
+    let mut units: Vec<Unit> =
+        all.filter(present).map(|(phase, whose)| unit(scenario.guest, phase, whose)).collect();
     units.sort();
     units.dedup();
     let mut findings = Vec::new();
     for unit in units.into_iter().filter(|unit| unit.whose.iter().all(|&whose| judged(whose))) {
-        let [before, after] = [&before, &after].map(|sums| sums.get(unit).copied().unwrap_or(0));
-        if before.abs_diff(after) > allowance(unit, scenario, allowances).of(before) {
+        let [old, new] = [costs(&unit, before), costs(&unit, after)];
+        let [was, is] = [&old, &new].map(|parts| parts.iter().map(|(_, count)| count).sum::<u64>());
+        if was.abs_diff(is) > allowance(&unit, scenario.guest, allowances).of(was) {
+            let of =
+                |parts: &[(&str, u64)], phase| parts.iter().find(|(name, _)| *name == phase).map(|(_, n)| *n);
+            let phases = unit.phases.iter().filter_map(|&phase| {
+                let both = (of(&old, phase), of(&new, phase));
+                (both != (None, None)).then(|| (phase, both.0.unwrap_or(0), both.1.unwrap_or(0)))
+            });
             findings.push(Finding {
                 scenario: scenario.name(),
-                phases: unit.phases.iter().map(ToString::to_string).collect(),
-                whose: unit.whose.clone(),
-                before,
-                after,
+                phases: phases.collect(),
+                whose: unit.whose.to_vec(),
+                before: was,
+                after: is,
             });
         }
     }
@@ -135,8 +177,10 @@ pub fn blessed(
 ) -> BTreeMap<String, Costs> {
     let changed = compare(scenario, allowances, old, measured, |_| true);
     let moved = |phase: &str, whose: Whose| {
-        let unit = unit(phase, whose);
-        changed.iter().any(|finding| finding.phases == unit.phases && finding.whose == unit.whose)
+        let unit = unit(scenario.guest, phase, whose);
+        changed.iter().any(|finding| {
+            finding.whose == unit.whose && finding.phases.iter().any(|(name, ..)| unit.phases.contains(name))
+        })
     };
     let costs = |phase: &Phase| {
         let keep = |(&whose, &count): (&Whose, &u64)| {
@@ -209,6 +253,29 @@ mod tests {
         let before = phases(160_000, 600_000, 68_000_000, 240_000);
         assert_eq!(found(&before, &before[1..]).len(), 2);
         assert_eq!(found(&before[1..], &before).len(), 2);
+    }
+
+    #[test]
+    fn all_phases_of_the_host_are_one() {
+        let with = |exec: u64, config: u64| {
+            let phase = |name: &str, count| Phase {
+                name: name.to_owned(),
+                costs: Costs::from([(Whose::Host, count)]),
+                ..Phase::default()
+            };
+            vec![phase("exec", exec), phase("config", config)]
+        };
+        let before = with(30_000_000, 10_000_000);
+        assert!(found(&before, &with(20_000_000, 20_000_000)).is_empty());
+        let found = compare(
+            &scenario(),
+            &Allowances::default(),
+            &budgets(&before),
+            &with(30_000_000, 11_000_000),
+            |_| true,
+        );
+        assert_eq!(found[0].what(), "exec to config (host)");
+        assert_eq!(found[0].phases, [("exec", 30_000_000, 30_000_000), ("config", 10_000_000, 11_000_000)]);
     }
 
     #[test]

@@ -37,7 +37,7 @@ fn write(
          role=\"img\" aria-label=\"{title}\">"
     )?;
     svg.push_str(STYLE);
-    writeln!(svg, "<text x=\"8\" y=\"20\" class=\"title\">{title}</text>")?;
+    writeln!(svg, "<text x=\"8\" y=\"20\" class=\"title\">{title}: millions of instructions</text>")?;
     let x = |at: u64| LABELS as f64 + BARS as f64 * at as f64 / total as f64;
     let mut at = 0;
     for (index, (name, costs)) in rows.iter().enumerate() {

@@ -1,5 +1,8 @@
 //! Measured figures beside budgets, in words.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use xtask::ctx::Ctx;
 use xtask::guard::budget::Budgets;
@@ -47,23 +50,22 @@ pub fn against(ctx: &Ctx, budgets: &Budgets, measured: &Measured, scenarios: &[S
     }
     let judged = |whose: Whose| if whose.is_ours() { same_tools } else { same_lab };
     let functions = Baseline::read(ctx)?;
-    let none = std::collections::BTreeMap::new();
-    let (mut slower, mut faster) = (0, 0);
+    let none = BTreeMap::new();
+    let mut found = Vec::new();
     for scenario in scenarios {
         let name = scenario.name();
         let budget = budgets.scenario.get(&name).unwrap_or(&none);
-        let found =
-            verdict::compare(scenario, &budgets.allowance, budget, &measured.scenarios[&name], judged);
-        for finding in &found {
-            if finding.is_slower() {
-                slower += 1;
-                println!("SLOWER  {finding}\n{}", blame(finding, &functions.grown(finding, measured)));
-            } else {
-                faster += 1;
-                println!("faster  {finding}");
-            }
-        }
+        found.extend(verdict::compare(
+            scenario,
+            &budgets.allowance,
+            budget,
+            &measured.scenarios[&name],
+            judged,
+        ));
     }
+    print!("{}", text(&found, |finding| functions.grown(finding, measured)));
+    let slower = found.iter().filter(|finding| finding.is_slower()).count();
+    let faster = found.len() - slower;
     let ratios = if same_lab && same_tools { true } else { by_yardstick(ctx, budgets, measured)? };
     println!(
         "guard: {} scenarios, {slower} budgets exceeded, {faster} undercut{}",
@@ -79,21 +81,48 @@ pub fn against(ctx: &Ctx, budgets: &Budgets, measured: &Measured, scenarios: &[S
     Ok(slower == 0 && ratios)
 }
 
-/// The functions that grew, or how to find them.
-fn blame(finding: &Finding, grown: &[Grown]) -> String {
-    if grown.is_empty() {
-        return match finding.whose.as_slice() {
-            [whose] if whose.is_ours() => "        no function is known to have grown".to_owned(),
-            _ => {
-                "        which functions: cargo xtask profile --json, here and before the change, then --diff"
-                    .to_owned()
-            }
-        };
+/// Findings in words: what is the same in several scenarios together, and in the one that it changed most, why.
+fn text(found: &[Finding], grown: impl Fn(&Finding) -> Vec<Grown>) -> String {
+    let mut groups: BTreeMap<(bool, String), Vec<&Finding>> = BTreeMap::new();
+    for finding in found {
+        groups.entry((!finding.is_slower(), finding.what())).or_default().push(finding);
     }
-    let line = |Grown { function, before, after }: &Grown| {
+    let mut lines = Vec::new();
+    for ((is_faster, what), mut group) in groups {
+        group.sort_by_key(|finding| Reverse(finding.before.abs_diff(finding.after)));
+        lines.push(format!("{}  {what}", if is_faster { "faster" } else { "SLOWER" }));
+        lines.extend(
+            group.iter().map(|finding| format!("        {:<20} {}", finding.scenario, finding.change())),
+        );
+        if !is_faster {
+            lines.push(format!("      in {}:", group[0].scenario));
+            lines.extend(blame(group[0], &grown(group[0])));
+        }
+    }
+    lines.iter().flat_map(|line| [line, "\n"]).collect()
+}
+
+/// The phases and functions that grew, or how to find them.
+fn blame(finding: &Finding, grown: &[Grown]) -> Vec<String> {
+    let mut lines = Vec::new();
+    if finding.phases.len() > 1 {
+        let changed = finding.phases.iter().filter(|(_, before, after)| before != after);
+        lines.extend(changed.map(|(phase, before, after)| {
+            format!("        phase {phase}: {}", verdict::change(*before, *after))
+        }));
+    }
+    let shown = grown.iter().take(SHOWN);
+    lines.extend(shown.map(|Grown { function, before, after }| {
         format!("        {:+} {function}: {before} before, {after} now", after - before)
-    };
-    grown.iter().take(SHOWN).map(line).collect::<Vec<_>>().join("\n")
+    }));
+    if grown.is_empty() {
+        let hint = match finding.whose.as_slice() {
+            [whose] if whose.is_ours() => "no function is known to have grown",
+            _ => "which functions: cargo xtask profile --json, here and before the change, then --diff",
+        };
+        lines.push(format!("        {hint}"));
+    }
+    lines
 }
 
 /// Where the tools are others: jiffy's start beside `floor`'s, and a boot of Debian's kernel beside QEMU's microvm, each
@@ -126,4 +155,39 @@ fn by_yardstick(ctx: &Ctx, budgets: &Budgets, measured: &Measured) -> Result<boo
         }
     }
     Ok(good)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_names_phase_and_functions() {
+        let finding = |scenario: &str, before, after| Finding {
+            scenario: scenario.to_owned(),
+            phases: vec![("config", before, after)],
+            whose: vec![Whose::Jiffy],
+            before,
+            after,
+        };
+        let found = [finding("a", 1000, 1010), finding("b", 1000, 1100), finding("c", 1000, 900)];
+        let grown =
+            |_: &Finding| vec![Grown { function: "vmm::cli::parse".to_owned(), before: 10, after: 110 }];
+        assert_eq!(
+            text(&found, grown),
+            "SLOWER  config (jiffy)\n        b                    1000 before, 1100 now (+100, +10.00 %)\n        \
+             a                    1000 before, 1010 now (+10, +1.00 %)\n      in b:\n        \
+             +100 vmm::cli::parse: 10 before, 110 now\nfaster  config (jiffy)\n        \
+             c                    1000 before, 900 now (-100, -10.00 %)\n"
+        );
+        let mut joint = finding("a", 2000, 2100);
+        joint.phases = vec![("exec", 1000, 1000), ("load", 1000, 1100)];
+        joint.whose = vec![Whose::Host];
+        let said = text(&[joint], |_| Vec::new());
+        assert!(
+            said.starts_with("SLOWER  exec to load (host)\n") && said.contains("profile --json"),
+            "{said}"
+        );
+        assert!(said.contains("phase load: 1000 before, 1100 now") && !said.contains("phase exec"), "{said}");
+    }
 }

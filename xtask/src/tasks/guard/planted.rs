@@ -51,7 +51,9 @@ pub fn run(ctx: &Ctx) -> Result<ExitCode> {
     let found = verdict::compare(&scenario, &budgets.allowance, budget, phases, |_| true);
     for plant in [JIFFY, INIT] {
         let is_it = |finding: &&verdict::Finding| {
-            finding.is_slower() && finding.phases == [plant.phase] && finding.whose == [plant.whose]
+            let most = finding.phases.iter().max_by_key(|(_, before, after)| after.saturating_sub(*before));
+            let is_phase = most.is_some_and(|(phase, ..)| *phase == plant.phase);
+            finding.is_slower() && is_phase && finding.whose == [plant.whose]
         };
         let Some(finding) = found.iter().find(is_it) else {
             let (before, after) = (cost(&before, &scenario, &plant)?, cost(&after, &scenario, &plant)?);
