@@ -61,6 +61,12 @@ pub fn agent(ctx: &Ctx) -> PathBuf {
     ctx.target.join(TARGET).join("jiffy/lab-agent")
 }
 
+/// Where a program of the package `tools` is, as cargo leaves it.
+#[must_use]
+pub fn tool(ctx: &Ctx, name: &str) -> PathBuf {
+    ctx.target.join(TARGET).join("release").join(name)
+}
+
 /// The ELF file that the ROM is cut from.
 #[must_use]
 pub fn firmware_elf(ctx: &Ctx) -> PathBuf {

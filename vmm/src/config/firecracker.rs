@@ -3,8 +3,12 @@
 //!
 //! The form is that of Firecracker 1.x, `src/vmm/src/resources.rs`, type `VmmConfig`.
 
+mod drives;
+
 use serde::Deserialize;
 use serde_json::{Map, Value};
+
+use drives::{Drive, Pmem};
 
 use super::keys::{fields, nearest};
 use super::load::read_json;
@@ -28,14 +32,14 @@ struct Document {
     serial: Option<Serial>,
     balloon: Option<Value>,
     cpu_config: Option<Value>,
-    drives: Option<Value>,
+    drives: Option<Vec<Drive>>,
     entropy: Option<Entropy>,
     logger: Option<Value>,
     memory_hotplug: Option<Value>,
     metrics: Option<Value>,
     mmds_config: Option<Value>,
     network_interfaces: Option<Value>,
-    pmem: Option<Value>,
+    pmem: Option<Vec<Pmem>>,
     vsock: Option<Vsock>,
 }
 
@@ -148,17 +152,17 @@ impl Document {
         for (section, content, what) in [
             ("balloon", balloon, "memory balloon"),
             ("cpu-config", cpu_config, "CPU templates"),
-            ("drives", drives, "drives"),
             ("logger", logger, "log file"),
             ("memory-hotplug", memory_hotplug, "memory hot-plug"),
             ("metrics", metrics, "metrics file"),
             ("mmds-config", mmds_config, "metadata service"),
             ("network-interfaces", network_interfaces, "network interfaces"),
-            ("pmem", pmem, "persistent memory"),
         ] {
             refuse(file, section, content.as_ref(), what)?;
         }
         let boot = boot_source.map(BootSource::into_raw).unwrap_or_default();
+        let (drives, pmem) = (drives.unwrap_or_default(), pmem.unwrap_or_default());
+        let boot = drives::into_raw(file, drives, pmem, boot.cmdline.clone())?.or(boot);
         let machine = machine_config.map(|machine| machine.into_raw(file)).transpose()?.unwrap_or_default();
         let serial = serial.map(|serial| serial.into_raw(file)).transpose()?.unwrap_or_default();
         let vsock = vsock.map(Vsock::into_config);
@@ -253,13 +257,19 @@ fn refuse(file: &FileRef, section: &str, content: Option<&Value>, what: &'static
     Err(Error::Unsupported { place: place(file, entry), what })
 }
 
+fn invalid(file: &FileRef, key: &str, reason: &dyn std::fmt::Display) -> Error {
+    Error::Invalid { place: place(file, key.to_owned()), reason: reason.to_string() }
+}
+
 fn place(file: &FileRef, key: String) -> Place {
     Place { file: file.clone(), line: None, key }
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::config::{ConsoleSpec, DEFAULT_CMDLINE, Error, FileRef, HugePages, RawConfig, VmSpec};
+    use crate::config::{
+        CacheMode, ConsoleSpec, DEFAULT_CMDLINE, Error, FileRef, HugePages, IoEngine, RawConfig, VmSpec,
+    };
 
     fn read(text: &str) -> Result<VmSpec, Error> {
         RawConfig::parse(&FileRef::Path("fc".into()), text.as_bytes())?.into_spec()
@@ -293,6 +303,35 @@ mod tests {
     }
 
     #[test]
+    fn drives_are_disks_and_the_root_is_the_first() {
+        let spec = read(
+            r#"{
+                "boot-source": { "kernel_image_path": "k", "boot_args": "quiet" },
+                "drives": [
+                    { "drive_id": "data", "path_on_host": "d", "is_root_device": false, "is_read_only": false,
+                      "cache_type": "Writeback", "io_engine": "Async",
+                      "rate_limiter": { "bandwidth": { "size": 1000, "one_time_burst": 5, "refill_time": 100 } } },
+                    { "drive_id": "rootfs", "path_on_host": "r", "is_root_device": true, "is_read_only": true }
+                ],
+                "pmem": [{ "id": "p", "path_on_host": "m", "read_only": true }]
+            }"#,
+        )
+        .unwrap();
+        assert_eq!(spec.boot.cmdline, "quiet root=/dev/vda ro");
+        let [root, data] = &spec.devices.disks[..] else { panic!("{:?}", spec.devices.disks) };
+        assert_eq!((&root.path, root.readonly), (&FileRef::Path("r".into()), true));
+        assert_eq!((root.cache, root.io), (CacheMode::Unsafe, IoEngine::Sync));
+        assert_eq!((data.cache, data.io), (CacheMode::Writeback, IoEngine::Uring));
+        assert_eq!(data.bandwidth, Some("1000/100ms+5".parse().unwrap()));
+        assert!(spec.devices.pmem[0].readonly);
+        let two = r#"{ "boot-source": { "kernel_image_path": "k" }, "drives": [
+            { "drive_id": "a", "path_on_host": "a", "is_root_device": true },
+            { "drive_id": "b", "path_on_host": "b", "is_root_device": true }] }"#;
+        let expected = "fc: drives[1] (\"b\"): there is another root device: leave one";
+        assert_eq!(read(two).unwrap_err().to_string(), expected);
+    }
+
+    #[test]
     fn what_is_left_out_has_our_defaults() {
         let old = r#"{ "boot-source": { "kernel_image_path": "k", "initrd_path": null },
                        "machine-config": { "vcpu_count": 1, "mem_size_mib": 128, "ht_enabled": false } }"#;
@@ -302,12 +341,18 @@ mod tests {
     #[test]
     fn what_there_is_not_is_refused_by_name() {
         for (text, expected) in [
-            (r#""drives": [{ "drive_id": "rootfs" }]"#, r#"drives[0] ("rootfs"): Jiffy has no drives"#),
+            (
+                r#""drives": [{ "drive_id": "a", "is_root_device": false, "socket": "s" }]"#,
+                r#"drives[0] ("a").socket: Jiffy has no disks of other processes (vhost-user)"#,
+            ),
             (
                 r#""network-interfaces": [{ "iface_id": "eth0" }]"#,
                 r#"network-interfaces[0] ("eth0"): Jiffy has no network interfaces"#,
             ),
-            (r#""pmem": [1]"#, "pmem[0]: Jiffy has no persistent memory"),
+            (
+                r#""pmem": [{ "id": "a", "path_on_host": "p", "rate_limiter": { "ops": null } }]"#,
+                r#"pmem[0] ("a").rate_limiter: Jiffy has no rate limiter of persistent memory"#,
+            ),
             (r#""balloon": { "amount_mib": 0 }"#, "balloon: Jiffy has no memory balloon"),
             (
                 r#""entropy": { "rate_limiter": { "bandwidth": {} } }"#,

@@ -80,6 +80,12 @@ pub fn agent(ctx: &Ctx) -> Result<()> {
     cargo_build(ctx, &AGENT).map(|_| ())
 }
 
+/// Builds the programs that suites and benches run in labs and guests; they stay in cargo's own folder.
+pub fn tools(ctx: &Ctx) -> Result<()> {
+    let _step = ctx.step("Building tools for labs and guests");
+    TOOLS.iter().try_for_each(|tool| cargo_build(ctx, tool).map(|_| ()))
+}
+
 /// A program and how it is built.
 struct Program {
     package: &'static str,
@@ -99,6 +105,7 @@ const FLOOR: Program =
     Program { package: "floor", bin: "floor", profile: "jiffy", features: None, flags: STATIC };
 const STOPWATCH: Program =
     Program { package: "floor", bin: "stopwatch", profile: "jiffy", features: None, flags: STATIC };
+const TOOLS: [Program; 1] = [tool("no-flush")];
 const INIT: Program =
     Program { package: "guest-init", bin: "jiffy-init", profile: "init", features: Some("bin"), flags: "" };
 
@@ -109,6 +116,10 @@ const FIRMWARE: Program = Program {
     features: Some("bin"),
     flags: "",
 };
+
+const fn tool(bin: &'static str) -> Program {
+    Program { package: "tools", bin, profile: "release", features: None, flags: STATIC }
+}
 
 /// Builds a program and returns its file.
 fn cargo_build(ctx: &Ctx, program: &Program) -> Result<PathBuf> {

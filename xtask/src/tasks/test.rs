@@ -25,6 +25,7 @@ pub struct Args {
 pub fn run(ctx: &Ctx, args: &Args) -> Result<ExitCode> {
     build::all(ctx)?;
     build::agent(ctx)?;
+    build::tools(ctx)?;
     qemu::find(ctx)?;
     let kernel = Kernel::debian(ctx)?;
     kernel.vmlinux(ctx)?;

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::request::kind;
 use super::*;
-use crate::devices::virtio::testing::FakeDriver;
+use crate::devices::virtio::testing::{FakeDriver, Target};
 use crate::disk::SECTOR;
 use crate::disk::testing::FakeDisk;
 
@@ -288,6 +288,31 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// Whatever a driver does, the device works for the next one; at once, in the background, and when the disk fails.
+    #[test]
+    fn a_hostile_driver(
+        kind in 0..3_u8,
+        background: bool,
+        fails: bool,
+        scripts in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 1..6),
+    ) {
+        let disk = disk();
+        let mut target = Target::new(Box::new(Block::new(Box::new(disk.clone()), options())), kind);
+        for script in scripts {
+            let set = |background, fails| {
+                let mut state = disk.state();
+                (state.background, state.fails) = (background, fails);
+            };
+            set(background, fails);
+            let driver = target.attack(&script);
+            set(false, false);
+            let (status, data) = ask(driver, &header(kind::IN, 63), &[], &[512]);
+            prop_assert_eq!((status, data.len()), (0, 512));
+        }
+    }
+
     /// The device is an array with a cache in front: what was flushed survives.
     #[test]
     fn an_array_with_a_cache(steps in steps()) {

@@ -1,0 +1,191 @@
+//! Power cuts: what a guest was told is flushed survives the end of the machine that `jiffy` runs on.
+//!
+//! That machine is a nested lab with a disk of its own. Its QEMU is killed while a guest in it writes, so all that the
+//! lab's kernel kept in memory is lost; what it had handed to its disk is in the disk's file.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use abi::init_config::Directive;
+use agent::{Event, Status, Step};
+use anyhow::{Context, Result, bail, ensure};
+use libtest_mimic::Trial;
+use tests::suite;
+use xtask::ctx::Ctx;
+use xtask::kernel::Kernel;
+use xtask::lab::{self, Lab};
+use xtask::{built, images, initramfs};
+
+/// Rounds of writing and cutting for each kind of disk.
+const ROUNDS: u64 = 3;
+/// Acknowledged writes in each round before the power is cut.
+const WRITES: u64 = 12;
+/// How often a lab that does not even start is started: QEMU's emulation has no timer now and then on a busy host.
+const STARTS: usize = 3;
+/// Blocks of the image that a guest writes to.
+const BLOCKS: u64 = 256;
+/// What the guest's kernel loads.
+const MODULES: [&str; 2] = ["virtio_mmio", "virtio_blk"];
+
+fn main() -> ExitCode {
+    suite::run(trials())
+}
+
+fn trials() -> Result<Vec<Trial>> {
+    let ctx = suite::context()?;
+    // Labs beside each other would be slow, and cut from each other's time.
+    let one = Arc::new(Mutex::new(()));
+    let trial = |name: &str, disk: &'static str, flushes: bool| {
+        let (ctx, one) = (ctx.clone(), Arc::clone(&one));
+        suite::test(name, move || {
+            let _alone = one.lock().unwrap_or_else(PoisonError::into_inner);
+            let lost = cut_power(&ctx, disk, flushes)?;
+            match (flushes, lost.is_empty()) {
+                (true, false) => bail!("flushed, and lost: {lost:?}"),
+                (false, true) => {
+                    bail!("nothing was lost although nothing was flushed: the test sees nothing")
+                }
+                _ => Ok(()),
+            }
+        })
+    };
+    Ok(vec![
+        trial("raw", "path=/disk/image", true),
+        trial("overlay", "path=/disk/image,overlay=/disk/overlay", true),
+        trial("raw_without_flushes", "path=/disk/image", false),
+    ])
+}
+
+/// The lab's own disk, and what is to be found on the guest's.
+struct Bench {
+    lab: Lab,
+    pid: PathBuf,
+    image: &'static str,
+    disk: &'static str,
+    flushes: bool,
+}
+
+/// Writes and cuts, several times over; the writes that the guest was told are flushed, and that are gone.
+fn cut_power(ctx: &Ctx, disk: &'static str, flushes: bool) -> Result<BTreeSet<u64>> {
+    let place = tempfile::tempdir()?;
+    let bench = Bench::new(ctx, place.path(), disk, flushes)?;
+    let mut told = BTreeSet::new();
+    let mut next = 1;
+    // Without flushes one round tells enough.
+    for _ in 0..if flushes { ROUNDS } else { 1 } {
+        let (found, more) = bench.round(ctx, next)?;
+        let lost: BTreeSet<u64> = told.difference(&found).copied().collect();
+        if !lost.is_empty() {
+            return Ok(lost);
+        }
+        told.extend(&more);
+        next = told.last().map_or(1, |last| last + 1);
+    }
+    let found = bench.read(ctx)?;
+    Ok(told.difference(&found).copied().collect())
+}
+
+impl Bench {
+    fn new(ctx: &Ctx, place: &Path, disk: &'static str, flushes: bool) -> Result<Self> {
+        let tree = place.join("tree");
+        fs::create_dir(&tree)?;
+        fs::write(tree.join("image"), vec![0; BLOCKS as usize * 4096])?;
+        let hard_disk = place.join("disk");
+        images::ext4(ctx, 32, &tree, &hard_disk)?;
+        let kernel = Kernel::debian(ctx)?;
+        let config = MODULES.map(|name| Directive::Module { name, parameters: "" });
+        let mut cpio = initramfs::with_init(built::INIT.read(ctx)?, &config)?;
+        initramfs::add_busybox(&mut cpio, ctx)?;
+        initramfs::add_modules(&mut cpio, &kernel, &MODULES)?;
+        let initrd = place.join("initrd");
+        fs::write(&initrd, cpio.build()?)?;
+        let pid = place.join("pid");
+        let mut lab = suite::nested_lab(ctx)?;
+        lab.file("kernel", &kernel.vmlinux(ctx)?).file("initrd", &initrd);
+        lab.file("no-flush", &built::tool(ctx, "no-flush"));
+        lab.modules = ["virtio_pci", "virtio_blk"].map(str::to_owned).to_vec();
+        let drive = format!("file={},format=raw,if=none,id=disk,cache=writeback", hard_disk.display());
+        let args = ["-drive", &drive, "-device", "virtio-blk-pci,drive=disk", "-pidfile"];
+        lab.emulator_args = args.map(str::to_owned).to_vec();
+        lab.emulator_args.push(pid.display().to_string());
+        let image = if disk.contains("overlay") { "/disk/overlay" } else { "/disk/image" };
+        Ok(Self { lab, pid, image, disk, flushes })
+    }
+
+    /// What is on the disk, one line for each write.
+    fn look(&self) -> Step {
+        let line = format!(
+            "mkdir -p /disk && mount -t ext4 /dev/vda /disk && touch {0} && tr -d '\\0' < {0} | grep -a '^write [0-9]* ends$'; \
+             echo found",
+            self.image
+        );
+        lab::step("look", ["/bin/sh", "-c", &line])
+    }
+
+    /// A guest that writes, and says so when each write is flushed.
+    fn write(&self, first: u64) -> Step {
+        let line = format!(
+            "i={first}; while [ $i -lt {BLOCKS} ]; do printf '\\nwrite %s ends\\n' $i | \
+             dd of=/dev/vda bs=4096 seek=$i conv=notrunc,sync,fsync 2>/dev/null && echo flushed $i; i=$((i+1)); done"
+        );
+        let before = if self.flushes { vec![] } else { vec!["{no-flush}".to_owned()] };
+        let cmdline =
+            format!("console=ttyS0 quiet panic=-1 reboot=k cryptomgr.notests -- /bin/sh -c \"{line}\"");
+        let words = ["{jiffy}", "run", "--kernel", "{kernel}", "--initrd", "{initrd}", "--disk", self.disk];
+        let words = words.map(str::to_owned).into_iter().chain(["--cmdline".to_owned(), cmdline]);
+        lab::step("write", before.into_iter().chain(words))
+    }
+
+    /// Looks what is there, then has a guest write from block `first` on, and cuts the power in the middle of that:
+    /// the writes that were there, and those that the guest was told are flushed.
+    fn round(&self, ctx: &Ctx, first: u64) -> Result<(BTreeSet<u64>, BTreeSet<u64>)> {
+        let (mut found, mut shown, mut cut) = (Vec::new(), Vec::new(), false);
+        let mut result = Ok(());
+        for _ in 0..STARTS {
+            let run = self.lab.watch(ctx, &[self.look(), self.write(first)], &mut |step, event| {
+                if let Event::Stdout(bytes) = event
+                    && !cut
+                {
+                    let to: &mut Vec<u8> = if step == 0 { &mut found } else { &mut shown };
+                    to.extend_from_slice(bytes);
+                    if numbers(&shown, "flushed ", "").len() as u64 >= WRITES {
+                        cut = kill(&self.pid);
+                    }
+                }
+            });
+            result = run.map(|_| ());
+            if !found.is_empty() {
+                break;
+            }
+        }
+        ensure!(cut, "the guest never wrote enough: {result:?}");
+        ensure!(result.is_err(), "the lab survived the cut");
+        ensure!(String::from_utf8_lossy(&found).contains("found"), "the disk could not be read");
+        Ok((numbers(&found, "write ", " ends"), numbers(&shown, "flushed ", "")))
+    }
+
+    fn read(&self, ctx: &Ctx) -> Result<BTreeSet<u64>> {
+        let report = self.lab.run(ctx, &[self.look()])?;
+        let step = report.steps.first().context("no report")?;
+        ensure!(step.status == Status::Exited(0), "{:?}: {:?}", step.status, step.stderr);
+        Ok(numbers(&step.stdout, "write ", " ends"))
+    }
+}
+
+/// Kills the process whose number is in the file.
+fn kill(pid: &Path) -> bool {
+    let number = fs::read_to_string(pid).unwrap_or_default();
+    Command::new("kill").args(["-9", number.trim()]).status().is_ok_and(|status| status.success())
+}
+
+/// The numbers in lines that begin and end so.
+fn numbers(text: &[u8], begin: &str, end: &str) -> BTreeSet<u64> {
+    let text = String::from_utf8_lossy(text);
+    let number = |line: &str| line.trim_end().strip_prefix(begin)?.strip_suffix(end)?.parse().ok();
+    // What comes after the last line break is a line that may be longer.
+    let whole = text.rfind('\n').map_or("", |at| &text[..at]);
+    whole.lines().filter_map(number).collect()
+}
