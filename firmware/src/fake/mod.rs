@@ -205,6 +205,9 @@ impl Machine for Fake {
     }
 
     fn in_u32(&mut self, port: u16) -> u32 {
+        if let (PCI_DATA, Some(pci)) = (port, &mut self.pci) {
+            return pci.read();
+        }
         match &self.fw_cfg {
             Some(device) if port == fw_cfg::DMA_ADDRESS_HIGH && device.dma => u32::from_le_bytes(*b"QEMU"),
             _ => u32::from(self.in_u16(port)) | u32::from(self.in_u16(port + 2)) << 16,

@@ -112,6 +112,9 @@ impl Pci {
 
     fn selected(&mut self) -> Option<(&mut Function, usize)> {
         let (bus, index) = ((self.address >> 16) as u8, (self.address >> 8) as u8);
+        // Most of the time nobody is there.
+        let mut candidates = self.functions.iter().filter(|it| it.index == index).peekable();
+        candidates.peek()?;
         let behind = match bus {
             0 => None,
             bus => Some(self.functions.iter().position(|it| it.is_bridge() && it.secondary() == bus)?),
