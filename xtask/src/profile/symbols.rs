@@ -126,10 +126,13 @@ impl Symbols {
         self.addresses.get(name).copied()
     }
 
-    /// All symbols whose names begin with `prefix`.
-    pub fn with_prefix<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a str, u64)> {
-        let from = self.addresses.range(prefix.to_owned()..);
-        from.take_while(move |(name, _)| name.starts_with(prefix)).map(|(name, at)| (name.as_str(), *at))
+    /// What the linker calls functions of these names, in their order.
+    pub fn linked_names<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+        let mut linked: BTreeMap<String, Vec<&String>> = BTreeMap::new();
+        for name in self.addresses.keys() {
+            linked.entry(format!("{:#}", rustc_demangle::demangle(name))).or_default().push(name);
+        }
+        names.into_iter().flat_map(|name| linked.get(name).into_iter().flatten()).copied().cloned().collect()
     }
 
     /// The program's bytes at a virtual address, up to the end of their segment.
@@ -198,5 +201,7 @@ mod tests {
         let (start, end) = this.range(name).expect("it is in the symbol table");
         assert_eq!(this.function(end - 1), Some(name));
         assert!(this.bytes(start).is_some());
+        let linked = this.linked_names(["nowhere::at_all", name]);
+        assert_eq!(linked.iter().filter_map(|name| this.address(name)).collect::<Vec<_>>(), [start]);
     }
 }

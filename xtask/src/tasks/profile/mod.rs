@@ -1,5 +1,6 @@
 //! `profile`: what each function of a boot costs.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,7 +11,7 @@ use xtask::ctx::Ctx;
 use xtask::kernel::Kernel;
 use xtask::lab::qemu::Machine;
 use xtask::lab::{self, Lab, Speed, Way};
-use xtask::profile::{self, Profile, Programs, Symbols};
+use xtask::profile::{self, Code, Profile, Programs, Symbols};
 use xtask::tuned::Recipe;
 use xtask::{built, initramfs};
 
@@ -41,6 +42,10 @@ pub struct Args {
     /// Write the profile to this file, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write the functions that jiffy executes before its guest does to this file, in the order of their phases: in
+    /// this order they are linked (vmm/start-order.txt)
+    #[arg(long, value_name = "FILE")]
+    order: Option<PathBuf>,
     /// Run nothing, but say what changed between two profiles that --json has written
     #[arg(long, num_args = 2, value_names = ["BEFORE", "AFTER"])]
     diff: Option<Vec<PathBuf>>,
@@ -67,8 +72,21 @@ pub fn run(ctx: &Ctx, args: &Args) -> Result<ExitCode> {
         let text = serde_json::to_string(&profile)?;
         fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
+    if let Some(path) = &args.order {
+        fs::write(path, order(&profile)).with_context(|| format!("cannot write {}", path.display()))?;
+    }
     print!("{}", report::text(&profile, &args.tables));
     Ok(ExitCode::SUCCESS)
+}
+
+/// jiffy's functions up to the guest's first mark, each in the first phase that executes it.
+fn order(profile: &Profile) -> String {
+    let own =
+        profile.phases.iter().map(|phase| phase.costs.get(&Code::Vmm).into_iter().flat_map(BTreeMap::keys));
+    let end = profile.phases.iter().position(|phase| phase.name == "first-run").map_or(0, |last| last + 2);
+    let mut seen = BTreeSet::new();
+    let functions = own.take(end).flatten().filter(|function| seen.insert(*function));
+    functions.flat_map(|function| [function, "\n"]).collect()
 }
 
 fn read(path: &Path) -> Result<Profile> {
