@@ -5,6 +5,7 @@
 //! A guest passes only by an explicit message or an exact outcome, never by a deadline that ran out.
 
 pub mod guest;
+pub mod payloads;
 pub mod pty;
 pub mod suite;
 

@@ -72,3 +72,10 @@ pub fn tool(ctx: &Ctx, name: &str) -> PathBuf {
 pub fn firmware_elf(ctx: &Ctx) -> PathBuf {
     ctx.target.join(TARGET).join("firmware/jiffy-firmware")
 }
+
+/// A unikernel of `tests/guests/unikernel`.
+pub fn unikernel(ctx: &Ctx, name: &str) -> Result<PathBuf> {
+    let path = ctx.target.join(TARGET).join("firmware").join(format!("unikernel-{name}"));
+    ensure!(path.is_file(), "{} is not there; `cargo xtask test` builds it", path.display());
+    Ok(path)
+}

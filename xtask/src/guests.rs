@@ -21,6 +21,8 @@ pub enum Form {
     Elf32,
     /// An ELF file of 64 bits.
     Elf64,
+    /// An image without a header of its file's own.
+    Flat,
     /// Linux's `bzImage`.
     BzImage,
 }
@@ -31,6 +33,7 @@ impl Form {
         match self {
             Self::Elf32 => (&["-m32"], "elf.ld", ".elf32"),
             Self::Elf64 => (&[], "elf.ld", ".elf64"),
+            Self::Flat => (&["-DFLAT", "-Wl,--oformat=binary"], "elf.ld", ".flat"),
             Self::BzImage => (&["-Wl,--oformat=binary"], "bzimage.ld", ".bzimage"),
         }
     }

@@ -43,11 +43,6 @@ fn trials(place: &Path) -> Result<Vec<Trial>> {
     guests.extend(consoles());
     guests.extend(records());
     guests.extend(virtio::guests());
-    guests.push(
-        Guest::new("firmware::reaches_long_mode")
-            .flag("firmware", "{rom}")
-            .look(|report| contains(&report.stdout, "long mode")),
-    );
     suite::guests(&ctx, lab, guests)
 }
 
@@ -63,7 +58,6 @@ fn lab(ctx: &Ctx, place: &Path) -> Result<Lab> {
     let mut lab = suite::nested_lab(ctx)?;
     lab.memory_mib = LAB_MIB;
     lab.file("bzimage", &kernel.image).file("vmlinux", &kernel.vmlinux(ctx)?).file("initrd", &initrd);
-    lab.file("rom", &built::FIRMWARE.path(ctx)?);
     Ok(lab)
 }
 

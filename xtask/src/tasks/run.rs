@@ -34,8 +34,8 @@ pub struct Args {
     /// fast when it is in the cache, else Debian's
     #[arg(long, value_name = "fast|debian|FILE")]
     kernel: Option<PathBuf>,
-    /// Start this ROM instead of a kernel
-    #[arg(long, value_name = "none|FILE", default_value = "none")]
+    /// Start this ROM first, jiffy's own or another; it starts the kernel if one is named
+    #[arg(long, value_name = "none|jiffy|FILE", default_value = "none")]
     firmware: PathBuf,
     /// Run this in the guest: one word is a line for the shell, several are a program and its arguments; all that
     /// follows is part of it, up to a --
@@ -69,10 +69,21 @@ impl Args {
     }
 }
 
-/// What the guest starts.
-enum Guest {
-    Linux { kernel: PathBuf, initrd: PathBuf },
-    Firmware(PathBuf),
+/// What the guest starts: a firmware, a kernel, or a kernel by a firmware.
+struct Guest {
+    firmware: Option<PathBuf>,
+    kernel: Option<(PathBuf, PathBuf)>,
+}
+
+impl Guest {
+    /// Its files: flags of `jiffy run`, and paths.
+    fn files(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        let firmware = self.firmware.iter().map(|rom| ("firmware", rom.as_path()));
+        let kernel = self.kernel.iter();
+        firmware.chain(
+            kernel.flat_map(|(kernel, initrd)| [("kernel", kernel.as_path()), ("initrd", initrd.as_path())]),
+        )
+    }
 }
 
 /// Builds, fetches, boots; the exit status is the guest's.
@@ -135,10 +146,17 @@ fn kernel(ctx: &Ctx, wanted: Option<&Path>) -> Result<PathBuf> {
 }
 
 fn prepare(ctx: &Ctx, args: &Args, place: Place, folder: &Path) -> Result<Guest> {
-    if args.firmware != Path::new("none") {
-        ensure!(args.exec.is_empty(), "--exec needs a kernel, --firmware starts none");
-        ensure!(args.firmware.is_file(), "--firmware {}: no such file", args.firmware.display());
-        return Ok(Guest::Firmware(args.firmware.clone()));
+    let firmware = match args.firmware.to_str() {
+        Some("none") => None,
+        Some("jiffy") => Some(built::FIRMWARE.path(ctx)?),
+        _ => Some(args.firmware.clone()),
+    };
+    if let Some(rom) = &firmware {
+        ensure!(rom.is_file(), "--firmware {}: no such file", rom.display());
+        if args.kernel.is_none() {
+            ensure!(args.exec.is_empty(), "--exec needs a kernel, and --firmware alone starts none");
+            return Ok(Guest { firmware, kernel: None });
+        }
     }
     let kernel = kernel(ctx, args.kernel.as_deref())?;
     let words: Vec<&str> = match args.exec.as_slice() {
@@ -157,19 +175,15 @@ fn prepare(ctx: &Ctx, args: &Args, place: Place, folder: &Path) -> Result<Guest>
     }
     let initrd = folder.join("initrd");
     fs::write(&initrd, cpio.build()?)?;
-    Ok(Guest::Linux { kernel, initrd })
+    Ok(Guest { firmware, kernel: Some((kernel, initrd)) })
 }
 
 /// Arguments for `jiffy`, with files and the time of the start where the caller says that they are.
 fn jiffy_args(args: &Args, guest: &Guest, file: impl Fn(&Path, &str) -> String, origin: &str) -> Vec<String> {
     let mut all = vec!["run".to_owned()];
     let mut flag = |name: &str, value: String| all.extend([format!("--{name}"), value]);
-    match guest {
-        Guest::Firmware(rom) => flag("firmware", file(rom, "firmware")),
-        Guest::Linux { kernel, initrd } => {
-            flag("kernel", file(kernel, "kernel"));
-            flag("initrd", file(initrd, "initrd"));
-        }
+    for (name, path) in guest.files() {
+        flag(name, file(path, name));
     }
     flag("timeline-origin", origin.to_owned());
     if !args.jiffy.iter().any(|arg| arg == "--timeline" || arg.starts_with("--timeline=")) {
@@ -193,10 +207,9 @@ fn nested(ctx: &Ctx, args: &Args, guest: &Guest) -> Result<u8> {
     build::agent(ctx)?;
     let mut lab = Lab::new(Way::Nested(Speed::Functional));
     lab.file("jiffy", &built::JIFFY.path(ctx)?);
-    match guest {
-        Guest::Firmware(rom) => lab.file("firmware", rom),
-        Guest::Linux { kernel, initrd } => lab.file("kernel", kernel).file("initrd", initrd),
-    };
+    for (name, path) in guest.files() {
+        lab.file(name, path);
+    }
     lab.forward_stdin = true;
     let taps = taps(&args.jiffy);
     if !taps.is_empty() {
@@ -263,10 +276,12 @@ fn qemu(ctx: &Ctx, args: &Args, guest: &Guest) -> Result<u8> {
     // a reset, which ends QEMU, stands for power-off.
     const MICROVM: &str = "microvm,acpi=off";
     const CMDLINE: &str = "console=ttyS0 quiet loglevel=1 panic=-1 reboot=t";
-    let machine = match guest {
-        Guest::Firmware(rom) => Machine::with_firmware(MICROVM, rom.clone()),
-        Guest::Linux { kernel, initrd } => Machine::new(MICROVM, kernel.clone(), initrd.clone(), CMDLINE),
+    let mut machine = match (&guest.firmware, &guest.kernel) {
+        (Some(rom), None) => Machine::with_firmware(MICROVM, rom.clone()),
+        (_, Some((kernel, initrd))) => Machine::new(MICROVM, kernel.clone(), initrd.clone(), CMDLINE),
+        (None, None) => bail!("there is nothing to start"),
     };
+    machine.firmware.clone_from(&guest.firmware);
     let deadline = Duration::from_secs(args.deadline.into());
     let ended = machine.boot(ctx, Input::Terminal, deadline, |bytes| {
         show(&mut io::stdout(), bytes);

@@ -26,6 +26,7 @@ pub fn run(ctx: &Ctx, args: &Args) -> Result<ExitCode> {
     build::all(ctx)?;
     build::agent(ctx)?;
     build::tools(ctx)?;
+    build::unikernels(ctx)?;
     qemu::find(ctx)?;
     let kernel = Kernel::debian(ctx)?;
     kernel.vmlinux(ctx)?;

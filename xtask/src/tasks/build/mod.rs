@@ -93,6 +93,12 @@ pub fn tools(ctx: &Ctx) -> Result<()> {
     TOOLS.iter().try_for_each(|tool| cargo_build(ctx, tool).map(|_| ()))
 }
 
+/// Builds the unikernels of `tests/guests`, which stay in cargo's own folder.
+pub fn unikernels(ctx: &Ctx) -> Result<()> {
+    let _step = ctx.step("Building unikernels");
+    UNIKERNELS.iter().try_for_each(|program| cargo_build(ctx, program).map(|_| ()))
+}
+
 /// A program and how it is built.
 struct Program {
     package: &'static str,
@@ -115,6 +121,12 @@ const STOPWATCH: Program =
 const TOOLS: [Program; 1] = [tool("no-flush")];
 const INIT: Program =
     Program { package: "guest-init", bin: "jiffy-init", profile: "init", features: Some("bin"), flags: "" };
+
+const UNIKERNELS: [Program; 2] = [unikernel("unikernel-hello"), unikernel("unikernel-http")];
+
+const fn unikernel(bin: &'static str) -> Program {
+    Program { package: "unikernel", bin, profile: "firmware", features: Some("bin"), flags: "" }
+}
 
 const FIRMWARE: Program = Program {
     package: "firmware",

@@ -2,6 +2,7 @@
 //! Debian packages.
 
 mod log;
+mod nested;
 mod report;
 mod run;
 
@@ -26,7 +27,10 @@ pub struct Args {
     /// A ROM in place of Jiffy's own, to see what a change does
     #[arg(long, value_name = "FILE")]
     rom: Option<PathBuf>,
-    /// Print one JSON array
+    /// Leave out starts under jiffy in the nested lab
+    #[arg(long)]
+    alone: bool,
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -150,19 +154,37 @@ struct Row {
     found: Vec<(Firmware, Option<Way>)>,
 }
 
+/// Everything, for programs.
+#[derive(Debug, Serialize)]
+struct Figures {
+    qemu: Vec<Row>,
+    nested: Vec<nested::Start>,
+}
+
 /// Runs each firmware on each machine.
 pub fn run(ctx: &Ctx, args: &Args) -> Result<ExitCode> {
     ensure!(!args.firmware.is_empty(), "no firmware named");
-    if args.firmware.contains(&Firmware::Jiffy) && args.rom.is_none() {
+    if !args.alone {
+        build::agent(ctx)?;
+    }
+    if !args.alone || args.firmware.contains(&Firmware::Jiffy) && args.rom.is_none() {
         build::all(ctx)?;
     }
     let step = ctx.step("Starting firmwares under QEMU, counting instructions");
     let rows = CASES.iter().map(|case| row(ctx, args, case)).collect::<Result<Vec<_>>>()?;
     drop(step);
+    let mut nested = Vec::new();
+    if !args.alone {
+        let _step = ctx.step("Starting them under jiffy in the nested lab");
+        // SeaBIOS would need an option ROM, and takes thousands of times as long.
+        let roms = args.firmware.iter().filter(|firmware| **firmware != Firmware::Seabios);
+        let roms = roms.map(|firmware| Ok((*firmware, firmware.rom(ctx, args, "microvm")?)));
+        nested = nested::measure(ctx, &roms.collect::<Result<Vec<_>>>()?)?;
+    }
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&rows)?);
+        println!("{}", serde_json::to_string_pretty(&Figures { qemu: rows, nested })?);
     } else {
-        print!("{}", report::text(&rows, &report::sizes(ctx, args)?));
+        print!("{}", report::text(&rows, &nested, &report::sizes(ctx, args)?));
     }
     Ok(ExitCode::SUCCESS)
 }

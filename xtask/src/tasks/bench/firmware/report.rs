@@ -8,7 +8,7 @@ use goblin::elf::Elf;
 use xtask::built;
 use xtask::ctx::Ctx;
 
-use super::{Args, Firmware, Row};
+use super::{Args, Firmware, Row, nested};
 
 /// Bytes of a ROM.
 pub(super) struct Size {
@@ -19,14 +19,14 @@ pub(super) struct Size {
 }
 
 /// Everything, for people.
-pub(super) fn text(rows: &[Row], sizes: &[Size]) -> String {
+pub(super) fn text(rows: &[Row], nested: &[nested::Start], sizes: &[Size]) -> String {
     let mut text = String::new();
     // Writing to a string does not fail.
-    let _ = write(&mut text, rows, sizes);
+    let _ = write(&mut text, rows, nested, sizes);
     text
 }
 
-fn write(to: &mut String, rows: &[Row], sizes: &[Size]) -> std::fmt::Result {
+fn write(to: &mut String, rows: &[Row], nested: &[nested::Start], sizes: &[Size]) -> std::fmt::Result {
     writeln!(
         to,
         "QEMU TCG, -icount: instructions from reset to the payload's first; port and MMIO accesses"
@@ -58,6 +58,20 @@ fn write(to: &mut String, rows: &[Row], sizes: &[Size]) -> std::fmt::Result {
         };
         let target = format!("{} {}", row.target.instructions, row.target.accesses);
         writeln!(to, " {target:>11} {verdict}")?;
+    }
+    if !nested.is_empty() {
+        writeln!(
+            to,
+            "\nUnder jiffy, nested: millions of instructions from the reset vector to a PVH payload\n"
+        )?;
+    }
+    for nested::Start { firmware, minstr } in nested {
+        let verdict = match firmware {
+            Firmware::Jiffy if *minstr <= nested::TARGET => format!("jiffy ≤ {} met", nested::TARGET),
+            Firmware::Jiffy => format!("jiffy ≤ {} MISSED", nested::TARGET),
+            _ => String::new(),
+        };
+        writeln!(to, "{:<10} {minstr:>8.3} {verdict}", format!("{firmware:?}").to_lowercase())?;
     }
     writeln!(to)?;
     for Size { firmware, rom, used } in sizes {

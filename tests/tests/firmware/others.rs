@@ -1,0 +1,49 @@
+//! What other people boot: a memory tester, and a hypervisor with a kernel as its module.
+
+use abi::firmware::Protocol;
+use anyhow::Result;
+use libtest_mimic::Trial;
+use tests::suite;
+use xtask::foreign;
+use xtask::kernel::Kernel;
+use xtask::payload::Payload;
+
+use super::{MACHINES, boot_until, machine};
+
+pub(super) fn trials() -> Vec<Trial> {
+    let memtests = MACHINES.map(|name| suite::test(&format!("memtest86+ on {name}"), move || memtest(name)));
+    let xens = [
+        ("q35", "Linux version 6."),
+        ("pc", "Linux version 6."),
+        // QEMU's microvm has none of the timers that Xen knows.
+        ("microvm", "Unable to find usable platform timer"),
+    ];
+    let xens = xens.map(|(name, last)| suite::test(&format!("xen on {name}"), move || xen(name, last)));
+    memtests.into_iter().chain(xens).collect()
+}
+
+/// Its title, and its first test at work.
+fn memtest(name: &str) -> Result<()> {
+    let ctx = suite::context()?;
+    let mut machine = machine(&ctx, name)?;
+    machine.memory_mib = 64;
+    machine.kernel = Some(foreign::memtest(&ctx)?);
+    machine.cmdline = foreign::MEMTEST_CMDLINE.to_owned();
+    boot_until(&ctx, &machine, &["Memtest86+ v6", "Address test", "Testing"])
+}
+
+/// Xen's own lines, and the first of the kernel that it starts, or what it ends with.
+fn xen(name: &str, last: &str) -> Result<()> {
+    let ctx = suite::context()?;
+    let made = tempfile::tempdir()?;
+    let payload = Payload {
+        kernel: foreign::xen(&ctx)?,
+        cmdline: foreign::XEN_CMDLINE.to_owned(),
+        modules: vec![(Kernel::debian(&ctx)?.image, foreign::DOM0_CMDLINE.to_owned())],
+        protocol: Some(Protocol::Multiboot1),
+    };
+    let mut machine = machine(&ctx, name)?;
+    machine.memory_mib = 512;
+    machine.args.extend(payload.qemu_args(made.path())?);
+    boot_until(&ctx, &machine, &["(XEN) Xen version 4.17", last])
+}

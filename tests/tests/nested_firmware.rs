@@ -1,0 +1,129 @@
+//! Firmwares under `jiffy`, and what they boot there, in a nested lab.
+
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+
+use abi::firmware::{Code, Protocol};
+use abi::init_config::Directive;
+use agent::Act;
+use anyhow::{Context, Result, anyhow, ensure};
+use libtest_mimic::Trial;
+use tests::{Guest, payloads, suite};
+use xtask::ctx::Ctx;
+use xtask::guests;
+use xtask::kernel::Kernel;
+use xtask::lab::{Lab, StepReport};
+use xtask::{built, foreign, initramfs};
+
+fn main() -> ExitCode {
+    let place = tempfile::tempdir().context("no temporary folder");
+    suite::run(place.as_ref().map_err(|error| anyhow!("{error:#}")).and_then(|place| trials(place.path())))
+}
+
+fn trials(place: &Path) -> Result<Vec<Trial>> {
+    let ctx = suite::context()?;
+    let mut lab = suite::nested_lab(&ctx)?;
+    lab.file("rom", &built::FIRMWARE.path(&ctx)?);
+    let mut guests = checks(&ctx, &mut lab, place)?;
+    guests.extend(linux(&ctx, &mut lab, place)?);
+    guests.extend(others(&ctx, &mut lab)?);
+    guests.push(hello(&ctx, &mut lab)?);
+    guests.push(
+        Guest::new("nothing_to_boot")
+            .flag("firmware", "{rom}")
+            .look(|report| contains(report, "jiffy-firmware: nothing to boot"))
+            .exits(Code::NOTHING_TO_BOOT.0 * 2 + 1),
+    );
+    suite::guests(&ctx, lab, guests)
+}
+
+fn checks(ctx: &Ctx, lab: &mut Lab, place: &Path) -> Result<Vec<Guest>> {
+    let modules = payloads::modules(place)?;
+    for (name, (path, _)) in ["first", "second"].iter().zip(&modules) {
+        lab.file(name, path);
+    }
+    let [(_, first), (_, second)] = &modules;
+    let mut runs = Vec::new();
+    for check in payloads::CHECKS {
+        let file = format!("{}-{:?}", check.source, check.form);
+        lab.file(&file, &guests::payload(ctx, check.source, check.form)?);
+        for machine in ["fast", "legacy"] {
+            let run = Guest::new(&format!("payload::{}_{machine}", check.name()))
+                .flag("firmware", "{rom}")
+                .flag("kernel", &format!("{{{file}}}"))
+                .flag("protocol", check.protocol.map_or("auto", Protocol::word))
+                .flag("machine", machine)
+                .flag("memory", "64M")
+                .flag("module", &format!("file={{first}},cmdline={first}"))
+                .flag("module", &format!("file={{second}},cmdline={second}"))
+                .flag("cmdline", &check.cmdline(2, true, true))
+                .look(move |report| contains(report, check.pass));
+            runs.push(run);
+        }
+    }
+    Ok(runs)
+}
+
+fn contains(report: &StepReport, text: &str) -> Result<()> {
+    ensure!(String::from_utf8_lossy(&report.stdout).contains(text), "no {text:?}");
+    Ok(())
+}
+
+/// Debian's kernel, by the firmware's ways into it.
+fn linux(ctx: &Ctx, lab: &mut Lab, place: &Path) -> Result<Vec<Guest>> {
+    let kernel = Kernel::debian(ctx)?;
+    let initrd = place.join("initrd");
+    let config = [Directive::Exec("/init"), Directive::Arg("greet")];
+    fs::write(&initrd, initramfs::with_init(built::INIT.read(ctx)?, &config)?.build()?)?;
+    lab.file("bzimage", &kernel.image).file("vmlinux", &kernel.vmlinux(ctx)?).file("initrd", &initrd);
+    let boots = |name: &str, kernel: &str, protocol: &str| {
+        Guest::new(&format!("linux::{name}"))
+            .flag("firmware", "{rom}")
+            .flag("kernel", kernel)
+            .flag("initrd", "{initrd}")
+            .flag("protocol", protocol)
+            .flag("cmdline", "console=ttyS0 quiet panic=-1 reboot=k cryptomgr.notests")
+            .flag("timeline", "text")
+            .complains("firmware hands over")
+            .complains("init's first instruction")
+    };
+    Ok(vec![
+        boots("vmlinux_pvh", "{vmlinux}", "pvh"),
+        boots("bzimage_linux64", "{bzimage}", "linux64"),
+        boots("bzimage_linux32", "{bzimage}", "linux32"),
+        boots("bzimage_linux16", "{bzimage}", "linux16"),
+    ])
+}
+
+/// The smallest of the unikernels in Rust.
+fn hello(ctx: &Ctx, lab: &mut Lab) -> Result<Guest> {
+    lab.file("hello", &built::unikernel(ctx, "hello")?);
+    Ok(Guest::new("unikernel::hello")
+        .args(&["--firmware", "{rom}", "--kernel", "{hello}", "--memory", "64M", "--cmdline", "everyone"])
+        .says("unikernel: hello, everyone and 63.0 MiB"))
+}
+
+/// A memory tester and a hypervisor; both go on until they are ended.
+fn others(ctx: &Ctx, lab: &mut Lab) -> Result<Vec<Guest>> {
+    lab.file("memtest", &foreign::memtest(ctx)?).file("xen", &foreign::xen(ctx)?);
+    let run = |name: &str, kernel| {
+        Guest::new(name)
+            .args(&["--firmware", "{rom}", "--kernel", kernel, "--machine", "legacy"])
+            .exits(128 + 15)
+    };
+    Ok(vec![
+        run("memtest86+", "{memtest}")
+            .flag("memory", "64M")
+            .flag("cmdline", foreign::MEMTEST_CMDLINE)
+            .when("Address test", Act::Signal(15))
+            .look(|report| contains(report, "Memtest86+ v6")),
+        run("xen", "{xen}")
+            .flag("protocol", "multiboot1")
+            .flag("memory", "512M")
+            .flag("cmdline", foreign::XEN_CMDLINE)
+            .flag("module", &format!("file={{bzimage}},cmdline={}", foreign::DOM0_CMDLINE))
+            .when("Linux version 6.", Act::Signal(15))
+            .look(|report| contains(report, "(XEN) Xen version 4.17")),
+    ])
+}
