@@ -1,4 +1,4 @@
-//! Runs a program whose flushes are lies: the kernel says that it has done them, and has not.
+//! Runs a program whose flushes are lies: the kernel says that it has done them, and has not. io_uring it has not got.
 //!
 //! Usage: `no-flush COMMAND [ARG …]`.
 #![allow(unsafe_code, reason = "a filter of system calls is installed by prctl")]
@@ -8,9 +8,9 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
 use libc::{
-    BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP,
-    SECCOMP_MODE_FILTER, SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, SYS_fdatasync, SYS_fsync, SYS_msync,
-    sock_filter, sock_fprog,
+    BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W, ENOSYS, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP,
+    SECCOMP_MODE_FILTER, SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, SYS_fdatasync, SYS_fsync, SYS_io_uring_setup,
+    SYS_msync, sock_filter, sock_fprog,
 };
 
 /// What makes data durable.
@@ -35,11 +35,14 @@ fn install() -> Result<(), Error> {
     // The number of the call is the first word of what a filter sees (`struct seccomp_data`).
     let mut filter = vec![statement(BPF_LD | BPF_W | BPF_ABS, 0, 0)];
     for (call, left) in FLUSHES.iter().zip((0..FLUSHES.len() as u8).rev()) {
-        filter.push(statement(BPF_JMP | BPF_JEQ | BPF_K, *call as u32, left + 1));
+        filter.push(statement(BPF_JMP | BPF_JEQ | BPF_K, *call as u32, left + 2));
     }
+    // A ring would flush unseen.
+    filter.push(statement(BPF_JMP | BPF_JEQ | BPF_K, SYS_io_uring_setup as u32, 2));
     filter.push(statement(BPF_RET | BPF_K, SECCOMP_RET_ALLOW, 0));
     // An error with the number 0: it is not made, and has succeeded.
     filter.push(statement(BPF_RET | BPF_K, SECCOMP_RET_ERRNO, 0));
+    filter.push(statement(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS as u32, 0));
     let program = sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
     // SAFETY: plain numbers.
     let alone = unsafe { libc::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
