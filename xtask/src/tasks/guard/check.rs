@@ -50,11 +50,15 @@ pub fn against(ctx: &Ctx, budgets: &Budgets, measured: &Measured, scenarios: &[S
     }
     let judged = |whose: Whose| if whose.is_ours() { same_tools } else { same_lab };
     let functions = Baseline::read(ctx)?;
-    let none = BTreeMap::new();
+    let mut unknown = 0;
     let mut found = Vec::new();
     for scenario in scenarios {
         let name = scenario.name();
-        let budget = budgets.scenario.get(&name).unwrap_or(&none);
+        let Some(budget) = budgets.scenario.get(&name) else {
+            unknown += 1;
+            println!("NO BUDGET  {name}");
+            continue;
+        };
         found.extend(verdict::compare(
             scenario,
             &budgets.allowance,
@@ -68,17 +72,17 @@ pub fn against(ctx: &Ctx, budgets: &Budgets, measured: &Measured, scenarios: &[S
     let faster = found.len() - slower;
     let ratios = if same_lab && same_tools { true } else { by_yardstick(ctx, budgets, measured)? };
     println!(
-        "guard: {} scenarios, {slower} budgets exceeded, {faster} undercut{}",
+        "guard: {} scenarios, {unknown} without budgets, {slower} budgets exceeded, {faster} undercut{}",
         scenarios.len(),
         if ratios { "" } else { ", and a ratio that is worse" }
     );
-    if faster > 0 && slower == 0 {
+    if faster > 0 && slower + unknown == 0 {
         println!("guard: make the better figures the budgets: cargo xtask guard --bless");
     }
-    if slower > 0 {
+    if slower + unknown > 0 {
         println!("guard: if that is as it has to be, make it the budget: cargo xtask guard --bless");
     }
-    Ok(slower == 0 && ratios)
+    Ok(slower + unknown == 0 && ratios)
 }
 
 /// Findings in words: what is the same in several scenarios together, and in the one that it changed most, why.

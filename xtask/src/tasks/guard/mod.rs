@@ -95,9 +95,11 @@ fn bless(ctx: &Ctx, budgets: &mut Budgets, measured: &Measured, scenarios: &[Sce
         here.differences(&budgets.made_with)
     );
     for scenario in scenarios {
-        let none = std::collections::BTreeMap::new();
         let name = scenario.name();
-        let old = budgets.scenario.get(&name).unwrap_or(&none);
+        let Some(old) = budgets.scenario.get(&name) else {
+            println!("blessed: {name}, which had no budget");
+            continue;
+        };
         for finding in
             verdict::compare(scenario, &budgets.allowance, old, &measured.scenarios[&name], |_| true)
         {
