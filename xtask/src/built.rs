@@ -67,6 +67,12 @@ pub fn tool(ctx: &Ctx, name: &str) -> PathBuf {
     ctx.target.join(TARGET).join("release").join(name)
 }
 
+/// Where `wire` is, by which tests talk from a guest to the lab; as the agent.
+#[must_use]
+pub fn wire(ctx: &Ctx) -> PathBuf {
+    ctx.target.join(TARGET).join("jiffy/wire")
+}
+
 /// The ELF file that the ROM is cut from.
 #[must_use]
 pub fn firmware_elf(ctx: &Ctx) -> PathBuf {

@@ -15,6 +15,10 @@ use xtask::probe::{self, Level};
 /// A case: its name, the arguments of `jiffy run`, and what the one line must contain.
 type Case = (&'static str, &'static [&'static str], &'static [&'static str]);
 
+/// Beyond what a socket's name can hold.
+const VERY_LONG: &str = "cid=3,path=/a/folder/whose/name/is/so/very/long/that/a/socket/in/it/could/not/have/one/as/\
+    well/for/each/port/of/the/host";
+
 const CASES: &[Case] = &[
     ("no_kernel", &[], &["--kernel"]),
     ("kernel_absent", &["--kernel", "/no/such/kernel"], &["/no/such/kernel", "No such file"]),
@@ -52,6 +56,32 @@ const CASES: &[Case] = &[
     ("unknown_word", &["--kernel", "{mark}", "boot"], &["boot"]),
     ("unknown_protocol", &["--kernel", "{mark}", "--protocol", "multiboot"], &["multiboot", "pvh"]),
     ("kernel_lacks_the_protocol", &["--kernel", "{no_note}", "--protocol", "pvh"], &["{no_note}", "PVH"]),
+    ("vsock_path_in_use", &["--kernel", "{mark}", "--vsock", "cid=3,path={text}"], &["{text}", "in use"]),
+    ("vsock_folder_absent", &["--kernel", "{mark}", "--vsock", "cid=3,path=/no/such/s"], &["/no/such/s"]),
+    ("vsock_path_too_long", &["--kernel", "{mark}", "--vsock", VERY_LONG], &["--vsock", "shorten it to 97"]),
+    (
+        "vsock_of_the_host",
+        &["--kernel", "{mark}", "--vsock", "cid=2,path=/s"],
+        &["--vsock", "3 to 4294967294"],
+    ),
+    ("vsock_no_socket", &["--kernel", "{mark}", "--vsock", "cid=3,path=fd:2"], &["--vsock fd:2", "listens"]),
+    ("vsock_no_descriptor", &["--kernel", "{mark}", "--vsock", "cid=3,path=fd:999"], &["--vsock fd:999"]),
+    ("net_without_an_end", &["--kernel", "{mark}", "--net", "mtu=1500"], &["net[0]", "tap or a passt"]),
+    ("net_two_ends", &["--kernel", "{mark}", "--net", "tap=a,passt=b"], &["net[0]", "name one"]),
+    ("net_name_too_long", &["--kernel", "{mark}", "--net", "tap=sixteencharacter"], &["--net", "15 bytes"]),
+    ("net_no_tap", &["--kernel", "{mark}", "--net", "tap=fd:2"], &["--net fd:2", "no descriptor of a tap"]),
+    ("net_not_a_tap", &["--kernel", "{mark}", "--net", "tap=lo"], &["--net lo"]),
+    ("net_passt_absent", &["--kernel", "{mark}", "--net", "passt=/no/such/p"], &["--net /no/such/p"]),
+    (
+        "net_passt_is_a_file",
+        &["--kernel", "{mark}", "--net", "passt={text}"],
+        &["--net", "{text}", "refused"],
+    ),
+    (
+        "net_group_address",
+        &["--kernel", "{mark}", "--net", "tap=a,mac=01:00:00:00:00:01"],
+        &["--net", "one card"],
+    ),
     ("config_absent", &["--config", "/no/such.toml"], &["/no/such.toml"]),
     ("config_unknown_key", &["--config", "{unknown_key}"], &["{unknown_key}:2", "did you mean `kernel`?"]),
     ("config_not_toml", &["--config", "{text}"], &["{text}:1"]),

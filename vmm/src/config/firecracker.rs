@@ -4,6 +4,7 @@
 //! The form is that of Firecracker 1.x, `src/vmm/src/resources.rs`, type `VmmConfig`.
 
 mod drives;
+mod network;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -16,6 +17,8 @@ use super::{
     Cid, Cmdline, ConsoleSpec, Cpus, Error, FileRef, HugePages, MemorySize, Place, RawConfig, RawMemory,
     RngConfig, ValueError, VsockConfig,
 };
+
+use network::NetworkInterface;
 
 const BOOT: &str = "boot-source";
 const MACHINE: &str = "machine-config";
@@ -38,7 +41,7 @@ struct Document {
     memory_hotplug: Option<Value>,
     metrics: Option<Value>,
     mmds_config: Option<Value>,
-    network_interfaces: Option<Value>,
+    network_interfaces: Option<Vec<NetworkInterface>>,
     pmem: Option<Vec<Pmem>>,
     vsock: Option<Vsock>,
 }
@@ -156,7 +159,6 @@ impl Document {
             ("memory-hotplug", memory_hotplug, "memory hot-plug"),
             ("metrics", metrics, "metrics file"),
             ("mmds-config", mmds_config, "metadata service"),
-            ("network-interfaces", network_interfaces, "network interfaces"),
         ] {
             refuse(file, section, content.as_ref(), what)?;
         }
@@ -167,7 +169,12 @@ impl Document {
         let serial = serial.map(|serial| serial.into_raw(file)).transpose()?.unwrap_or_default();
         let vsock = vsock.map(Vsock::into_config);
         let rng = entropy.map(|entropy| entropy.into_config(file)).transpose()?;
-        Ok(RawConfig { vsock, rng, ..boot.or(machine).or(serial) })
+        let nets = network_interfaces.unwrap_or_default().into_iter().map(NetworkInterface::into_config);
+        let net = nets.collect::<Result<_, _>>().map_err(|e: ValueError| Error::Invalid {
+            place: place(file, "network-interfaces".to_owned()),
+            reason: e.to_string(),
+        })?;
+        Ok(RawConfig { net, vsock, rng, ..boot.or(machine).or(serial) })
     }
 }
 
@@ -268,7 +275,8 @@ fn place(file: &FileRef, key: String) -> Place {
 #[cfg(test)]
 mod tests {
     use crate::config::{
-        CacheMode, ConsoleSpec, DEFAULT_CMDLINE, Error, FileRef, HugePages, IoEngine, RawConfig, VmSpec,
+        CacheMode, ConsoleSpec, DEFAULT_CMDLINE, Error, FileRef, HugePages, IoEngine, RawConfig, TapRef,
+        VmSpec,
     };
 
     fn read(text: &str) -> Result<VmSpec, Error> {
@@ -285,7 +293,11 @@ mod tests {
                     "huge_pages": "2M", "cpu_template": "None"
                 },
                 "serial": { "serial_out_path": "log", "rate_limiter": null },
-                "drives": [], "network-interfaces": [], "balloon": null,
+                "drives": [], "balloon": null, "network-interfaces": [{
+                    "iface_id": "eth0", "host_dev_name": "tap0", "guest_mac": "06:00:AC:10:00:02",
+                    "rx_rate_limiter": { "bandwidth": { "size": 1000, "refill_time": 100, "one_time_burst": 5 } },
+                    "tx_rate_limiter": { "ops": { "size": 0, "refill_time": 0 } }
+                }],
                 "vsock": { "vsock_id": "v", "guest_cid": 3, "uds_path": "s" }, "logger": {},
                 "cpu-config": null, "entropy": { "rate_limiter": null }, "metrics": null, "mmds-config": null, "pmem": [],
                 "memory-hotplug": null
@@ -298,6 +310,10 @@ mod tests {
         assert_eq!((spec.cpus, spec.memory.size, spec.memory.huge), (2, 1 << 30, HugePages::Size2M));
         assert_eq!(spec.console, ConsoleSpec::File(FileRef::Path("log".into())));
         assert!(spec.devices.rng.is_some());
+        let net = &spec.devices.nets[0];
+        assert_eq!(net.tap, Some(TapRef::Name("tap0".to_owned())));
+        assert_eq!(net.mac.unwrap().bytes(), [6, 0, 0xac, 0x10, 0, 2]);
+        assert_eq!((net.rx_bandwidth.unwrap().to_string(), net.tx_ops), ("1000/100ms+5".to_owned(), None));
         let vsock = spec.devices.vsock.unwrap();
         assert_eq!((vsock.cid.get(), vsock.path), (3, FileRef::Path("s".into())));
     }
@@ -344,10 +360,6 @@ mod tests {
             (
                 r#""drives": [{ "drive_id": "a", "is_root_device": false, "socket": "s" }]"#,
                 r#"drives[0] ("a").socket: Jiffy has no disks of other processes (vhost-user)"#,
-            ),
-            (
-                r#""network-interfaces": [{ "iface_id": "eth0" }]"#,
-                r#"network-interfaces[0] ("eth0"): Jiffy has no network interfaces"#,
             ),
             (
                 r#""pmem": [{ "id": "a", "path_on_host": "p", "rate_limiter": { "ops": null } }]"#,
@@ -416,6 +428,10 @@ mod tests {
             (
                 r#"{"machine-config": {"vcpu_count": 2}}"#,
                 "fc:1: machine-config: missing field `mem_size_mib`",
+            ),
+            (
+                r#"{"boot-source": {"kernel_image_path": "k"}, "network-interfaces": [{"iface_id": "a", "host_dev_name": "b/c"}]}"#,
+                "fc:1: network-interfaces: `b/c` is no tap: write the name of an interface, up to 15 bytes, or fd:N",
             ),
             (r#"{"machine-config": []}"#, "fc: machine-config: this section is an object, in braces"),
         ] {

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::{Consoles, Error, Taken};
@@ -136,6 +137,9 @@ fn open_vsock(config: &VsockConfig) -> Result<Vsock, Error> {
     };
     let name = config.path.to_string();
     let endpoint = endpoint.map_err(|source| Error::Open { flag: "--vsock", name, source })?;
+    // Each stream is a descriptor, and there may be more of them than programs are granted unasked.
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
     Ok(Vsock::new(config.cid.get(), endpoint))
 }
 

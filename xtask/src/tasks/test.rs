@@ -27,6 +27,7 @@ pub fn run(ctx: &Ctx, args: &Args) -> Result<ExitCode> {
     build::agent(ctx)?;
     build::tools(ctx)?;
     build::unikernels(ctx)?;
+    build::wire(ctx)?;
     qemu::find(ctx)?;
     let kernel = Kernel::debian(ctx)?;
     kernel.vmlinux(ctx)?;

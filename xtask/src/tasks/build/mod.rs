@@ -99,6 +99,12 @@ pub fn unikernels(ctx: &Ctx) -> Result<()> {
     UNIKERNELS.iter().try_for_each(|program| cargo_build(ctx, program).map(|_| ()))
 }
 
+/// Builds the program by which tests and benches talk from a guest to the lab.
+pub fn wire(ctx: &Ctx) -> Result<()> {
+    let _step = ctx.step("Building wire");
+    cargo_build(ctx, &WIRE).map(|_| ())
+}
+
 /// A program and how it is built.
 struct Program {
     package: &'static str,
@@ -114,6 +120,8 @@ const JIFFY: Program =
     Program { package: "vmm", bin: "jiffy", profile: "jiffy", features: None, flags: STATIC };
 const AGENT: Program =
     Program { package: "agent", bin: "lab-agent", profile: "jiffy", features: None, flags: STATIC };
+const WIRE: Program =
+    Program { package: "wire", bin: "wire", profile: "jiffy", features: None, flags: STATIC };
 const FLOOR: Program =
     Program { package: "floor", bin: "floor", profile: "jiffy", features: None, flags: STATIC };
 const STOPWATCH: Program =

@@ -29,6 +29,8 @@ use super::{Context, DeviceKind, Error, Rings, VirtioDevice, read_bytes};
 use crate::devices::rate::{RateLevels, RateLimiter};
 use crate::state::{self, Saved};
 pub use backend::Backend;
+#[cfg(any(test, feature = "testing"))]
+pub use backend::Loopback;
 use backend::{HEADER, Outcome};
 use receive::Receiver;
 pub use stream::Stream;

@@ -105,12 +105,14 @@ impl Net {
             receiver.spill = spill;
             return Ok(Received::Frame);
         }
-        if mergeable {
+        // What does not even fit into all buffers that there can be is lost.
+        let waits = mergeable && buffers.chains.len() < usize::from(QUEUE_SIZE);
+        if waits {
             receiver.held = Some(buffers.collect(len, &spill));
         }
         receiver.spill = spill;
         buffers.give_up(cx, queue);
-        Ok(if mergeable { Received::Nothing } else { Received::Frame })
+        Ok(if waits { Received::Nothing } else { Received::Frame })
     }
 }
 

@@ -36,6 +36,17 @@ const ALWAYS: u64 = 1 << VIRTIO_NET_F_CSUM
 /// From Linux 6.2 on, with the offloads of the same name.
 const USO: u32 = libc::TUN_F_USO4 | libc::TUN_F_USO6;
 
+/// All that a tap can do.
+#[cfg(any(test, feature = "testing"))]
+pub(super) const ALL_FEATURES: u64 = ALWAYS
+    | 1 << VIRTIO_NET_F_GUEST_CSUM
+    | 1 << VIRTIO_NET_F_GUEST_TSO4
+    | 1 << VIRTIO_NET_F_GUEST_TSO6
+    | 1 << VIRTIO_NET_F_GUEST_ECN
+    | 1 << VIRTIO_NET_F_GUEST_USO4
+    | 1 << VIRTIO_NET_F_GUEST_USO6
+    | 1 << VIRTIO_NET_F_HOST_USO;
+
 /// A tap, by one descriptor for each pair of queues.
 #[derive(Debug)]
 pub struct Tap {

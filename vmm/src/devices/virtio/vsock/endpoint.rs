@@ -75,9 +75,9 @@ impl Endpoint {
 
     /// Takes over a Unix stream socket that listens already.
     pub fn adopt(listener: OwnedFd) -> io::Result<Self> {
-        let fits = socket_domain(&listener)? == AddressFamily::UNIX
-            && socket_type(&listener)? == SocketType::STREAM
-            && socket_acceptconn(&listener)?;
+        let fits = socket_domain(&listener) == Ok(AddressFamily::UNIX)
+            && socket_type(&listener) == Ok(SocketType::STREAM)
+            && socket_acceptconn(&listener) == Ok(true);
         if !fits {
             return Err(io::Error::other("is no Unix stream socket that listens"));
         }
@@ -225,6 +225,6 @@ mod tests {
         let (other, _) = UnixStream::pair().unwrap();
         assert!(Endpoint::adopt(other.into()).unwrap_err().to_string().contains("no Unix stream socket"));
         let file = tempfile::tempfile().unwrap();
-        Endpoint::adopt(file.into()).unwrap_err();
+        assert!(Endpoint::adopt(file.into()).unwrap_err().to_string().contains("no Unix stream socket"));
     }
 }

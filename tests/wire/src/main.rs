@@ -1,0 +1,190 @@
+//! `wire`: both ends of conversations between a guest and the lab around it, by TCP, UDP, vsock or the Unix sockets
+//! behind a vsock device. Each end checks every byte.
+//!
+//! ```text
+//! wire serve ADDRESS…                   answers whoever connects
+//! wire wait ADDRESS                     until somebody connects
+//! wire call ADDRESS round SIZE COUNT    so many messages there and back
+//! wire call ADDRESS give BYTES          a stream there
+//! wire call ADDRESS take BYTES          a stream back
+//! wire call ADDRESS many COUNT          so many connections at the same time
+//! wire call ADDRESS half                ends its half first, and hears the answer
+//! ```
+//!
+//! Addresses are `tcp:IP:PORT`, `udp:IP:PORT`, `vsock:CID:PORT`, `unix:PATH`, and for a port of a guest `unix:PATH:PORT`.
+
+mod address;
+mod pattern;
+
+use std::io::{Read, Write};
+use std::net::UdpSocket;
+use std::process::ExitCode;
+use std::thread;
+
+use address::{Address, Duplex};
+use anyhow::{Context, Result, bail, ensure};
+use pattern::Pattern;
+
+/// What a caller wants, in the first byte; eight bytes with a number follow.
+const ECHO: u8 = b'e';
+const GIVE: u8 = b'g';
+const TAKE: u8 = b't';
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match run(&words) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("wire: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(words: &[&str]) -> Result<()> {
+    match words {
+        ["serve", addresses @ ..] => serve(addresses),
+        ["wait", address] => address.parse::<Address>()?.listen()?().map(drop),
+        ["call", address, rest @ ..] => {
+            let address: Address = address.parse()?;
+            match rest {
+                ["round", size, count] => round(&address, size.parse()?, count.parse()?),
+                ["give", bytes] => give(&address, bytes.parse()?),
+                ["take", bytes] => take(&address, bytes.parse()?),
+                ["many", count] => many(&address, count.parse()?),
+                ["half"] => half(&address),
+                _ => bail!("unknown call: {}", rest.join(" ")),
+            }?;
+            println!("wire: {} ok", rest.join(" "));
+            Ok(())
+        }
+        _ => bail!("serve ADDRESS…, wait ADDRESS, or call ADDRESS round|give|take|many|half …"),
+    }
+}
+
+/// Answers on all addresses, for ever.
+fn serve(addresses: &[&str]) -> Result<()> {
+    let mut servers = Vec::new();
+    for text in addresses {
+        let address: Address = text.parse()?;
+        if let Address::Udp(at) = &address {
+            let socket = UdpSocket::bind(at).with_context(|| format!("cannot bind {text}"))?;
+            servers.push(thread::spawn(move || echo_datagrams(&socket)));
+        } else {
+            let mut accept = address.listen().with_context(|| format!("cannot listen at {text}"))?;
+            servers.push(thread::spawn(move || {
+                loop {
+                    let stream = accept()?;
+                    thread::spawn(move || {
+                        if let Err(error) = answer(stream) {
+                            eprintln!("wire: {error:#}");
+                        }
+                    });
+                }
+            }));
+        }
+    }
+    println!("wire: ready");
+    servers.into_iter().try_for_each(|server| server.join().unwrap_or_else(|_| bail!("a server panicked")))
+}
+
+fn echo_datagrams(socket: &UdpSocket) -> Result<()> {
+    let mut buffer = [0; 65_536];
+    loop {
+        let (len, from) = socket.recv_from(&mut buffer)?;
+        socket.send_to(&buffer[..len], from)?;
+    }
+}
+
+fn answer(mut stream: Box<dyn Duplex>) -> Result<()> {
+    let mut request = [0; 9];
+    stream.read_exact(&mut request).context("no request")?;
+    let [what, number @ ..] = request;
+    let number = u64::from_be_bytes(number);
+    match what {
+        ECHO => {
+            let mut buffer = vec![0; usize::try_from(number)?];
+            loop {
+                let len = stream.read(&mut buffer)?;
+                if len == 0 {
+                    return stream.end();
+                }
+                stream.write_all(&buffer[..len])?;
+            }
+        }
+        GIVE => {
+            Pattern::default().check(&mut stream, number)?;
+            Ok(stream.write_all(b"!")?)
+        }
+        TAKE => Pattern::default().send(&mut stream, number),
+        other => bail!("unknown request {other}"),
+    }
+}
+
+fn ask(address: &Address, what: u8, number: u64) -> Result<Box<dyn Duplex>> {
+    let mut stream = address.connect()?;
+    let mut request = vec![what];
+    request.extend(number.to_be_bytes());
+    stream.write_all(&request)?;
+    Ok(stream)
+}
+
+fn round(address: &Address, size: usize, count: usize) -> Result<()> {
+    let message: Vec<u8> = (0..size).map(|i| (i * 7) as u8).collect();
+    let mut back = vec![0; size];
+    if let Address::Udp(at) = address {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        socket.connect(at)?;
+        for number in 0..count {
+            socket.send(&message)?;
+            let len = socket.recv(&mut back).with_context(|| format!("datagram {number}"))?;
+            ensure!(back[..len] == message, "datagram {number} came back changed");
+        }
+        return Ok(());
+    }
+    let mut stream = ask(address, ECHO, size as u64)?;
+    for number in 0..count {
+        stream.write_all(&message)?;
+        stream.read_exact(&mut back).with_context(|| format!("message {number}"))?;
+        ensure!(back == message, "message {number} came back changed");
+    }
+    Ok(())
+}
+
+fn give(address: &Address, bytes: u64) -> Result<()> {
+    let mut stream = ask(address, GIVE, bytes)?;
+    Pattern::default().send(&mut stream, bytes)?;
+    stream.read_exact(&mut [0]).context("nobody says that all of it has come")
+}
+
+fn take(address: &Address, bytes: u64) -> Result<()> {
+    Pattern::default().check(&mut ask(address, TAKE, bytes)?, bytes)
+}
+
+fn many(address: &Address, count: usize) -> Result<()> {
+    let all = (0..count).map(|number| ask(address, ECHO, 64).with_context(|| format!("stream {number}")));
+    let mut all = all.collect::<Result<Vec<_>>>()?;
+    for turn in 0..3 {
+        let text = |number: usize| format!("{number:010} {turn}");
+        for (number, stream) in all.iter_mut().enumerate() {
+            stream.write_all(text(number).as_bytes())?;
+        }
+        for (number, stream) in all.iter_mut().enumerate() {
+            let mut back = vec![0; text(number).len()];
+            stream.read_exact(&mut back).with_context(|| format!("stream {number}"))?;
+            ensure!(back == text(number).as_bytes(), "stream {number} carries what is another's");
+        }
+    }
+    Ok(())
+}
+
+fn half(address: &Address) -> Result<()> {
+    let mut stream = ask(address, ECHO, 64)?;
+    stream.write_all(b"last words")?;
+    stream.end()?;
+    let mut back = Vec::new();
+    stream.read_to_end(&mut back)?;
+    ensure!(back == b"last words", "{back:?} came back");
+    Ok(())
+}
