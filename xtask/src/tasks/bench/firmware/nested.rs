@@ -56,7 +56,7 @@ fn attempt(ctx: &Ctx, roms: &[(Firmware, PathBuf)], seed: u64) -> Result<Vec<Sta
     lab.file("jiffy", &built::JIFFY.path(ctx)?).file("mark", &guests::build(ctx, "mark")?);
     let mut steps = Vec::new();
     for (firmware, rom) in roms {
-        let name = format!("{firmware:?}").to_lowercase();
+        let name = format!("rom-{firmware:?}").to_lowercase();
         lab.file(&name, rom);
         let line =
             format!("{{jiffy}} run --firmware {{{name}}} --kernel {{mark}} --memory 128M --timeline json");
