@@ -22,7 +22,7 @@ pub enum FileSystem {
 /// Folders that a system wants to find, for mounts and links.
 const FOLDERS: [&str; 9] = ["bin", "dev", "etc", "mnt", "proc", "run", "sbin", "sys", "tmp"];
 
-/// Makes a file system in `image`, of `mib` MiB where it has a fixed size, with [`FOLDERS`], `/sbin/init` and busybox's
+/// Makes a file system in `image`, of `mib` MiB where it has a fixed size, with the folders of a root, `/sbin/init` and busybox's
 /// commands in `/bin`. What is in `extra` goes to its top.
 pub fn system(ctx: &Ctx, kind: FileSystem, mib: u64, extra: &[(&str, &Path)], image: &Path) -> Result<()> {
     let tree = tempfile::tempdir()?;

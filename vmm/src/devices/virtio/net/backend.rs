@@ -22,7 +22,7 @@ pub enum Outcome<T> {
 }
 
 /// The host's side of a network card. Descriptors are watched edge-triggered: after an event, one goes on until
-/// [`Outcome::Wait`].
+/// `Outcome::Wait`.
 pub trait Backend: Send {
     /// Offloads that it can do, as feature bits of the device.
     fn features(&self) -> u64;
@@ -39,7 +39,7 @@ pub trait Backend: Send {
     /// Sends a frame, with its header in front.
     fn send(&mut self, pair: u16, packet: &[Slice<'_>]) -> Outcome<()>;
 
-    /// Receives a frame with its header in front, at most [`LONGEST`] bytes, into `buffers` and what they have no
+    /// Receives a frame with its header in front, at most `LONGEST` bytes, into `buffers` and what they have no
     /// room for into `spill`: how many bytes it has.
     fn receive(&mut self, pair: u16, buffers: &[Slice<'_>], spill: &mut [u8]) -> Outcome<usize>;
 
