@@ -100,6 +100,23 @@ impl Allowance {
     }
 }
 
+impl Allowances {
+    /// Without what is given for single events: by less than a part of a budget, nothing has changed.
+    #[must_use]
+    pub fn in_parts(self) -> Self {
+        let part = |allowance: Allowance| Allowance { plus: 0, ..allowance };
+        let Self { ours, host, host_once, boot, after, ratio } = self;
+        Self {
+            ours: part(ours),
+            host: part(host),
+            host_once: part(host_once),
+            boot: part(boot),
+            after: part(after),
+            ratio: part(ratio),
+        }
+    }
+}
+
 impl Budgets {
     /// Reads the file; empty if there is none.
     pub fn read(ctx: &Ctx) -> Result<Self> {
@@ -123,7 +140,7 @@ impl Budgets {
         cache::write(&path, self.to_string().as_bytes())
     }
 
-    /// Takes over what was measured. Figures that are within their allowance stay as they are: only what changed
+    /// Takes over what was measured. Figures that are within the part of their allowance stay as they are: only what changed
     /// shows in the file's history, and no figure moves in small steps that nobody sees.
     pub fn bless(&mut self, measured: &Measured, scenarios: &[Scenario], version: &str) {
         for scenario in scenarios {

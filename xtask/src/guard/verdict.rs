@@ -175,7 +175,7 @@ pub fn blessed(
     old: &BTreeMap<String, Costs>,
     measured: &[Phase],
 ) -> BTreeMap<String, Costs> {
-    let changed = compare(scenario, allowances, old, measured, |_| true);
+    let changed = compare(scenario, &allowances.in_parts(), old, measured, |_| true);
     let moved = |phase: &str, whose: Whose| {
         let unit = unit(scenario.guest, phase, whose);
         changed.iter().any(|finding| {
