@@ -13,9 +13,19 @@ use libtest_mimic::Trial;
 use tests::suite;
 
 fn main() -> ExitCode {
+    obey_sigint();
     let place = tempfile::tempdir().context("no temporary folder");
     let trials = place.as_ref().map_err(|error| anyhow!("{error:#}")).and_then(|place| trials(place.path()));
     suite::run(trials)
+}
+
+/// Undoes what shells do to commands in the background, which ignore SIGINT and so would all programs tested here.
+fn obey_sigint() {
+    #[allow(unsafe_code, reason = "no crate in use sets the disposition of a signal")]
+    // SAFETY: the default disposition runs no code of this process.
+    unsafe {
+        libc::signal(libc::SIGINT, libc::SIG_DFL)
+    };
 }
 
 fn trials(place: &Path) -> Result<Vec<Trial>> {
