@@ -47,5 +47,5 @@ fuzz_target!(|data: &[u8]| {
         BootCpu::Protected { eip, .. } => [true, eip != 0x10_0010 && eip != 0x100_0010],
         _ => [false; 2],
     });
-    assert!(!matches!(state.cpu, BootCpu::Reset));
+    assert_eq!(request.firmware.is_some(), matches!(state.cpu, BootCpu::Reset));
 });
