@@ -24,5 +24,5 @@ fuzz_target!(|data: &[u8]| {
         assert!(elf.segments.iter().any(|it| it.addr <= entry && entry < it.addr + it.mem_len));
     }
     #[cfg(feature = "planted")]
-    fuzz::plant(&[elf.is_fixed_x86_64, elf.segments.len() == 1, elf.entry == elf.extent().start]);
+    fuzz::plant(&[elf.is_fixed_x86_64, elf.segments.len() == 1, elf.physical_entry().is_none()]);
 });
