@@ -70,7 +70,8 @@ fn lab(ctx: &Ctx, place: &Path) -> Result<Lab> {
     Ok(lab)
 }
 
-/// A guest with a network and sockets, beside which `calls` go on in the lab.
+/// A guest with a network and sockets, beside which `calls` go on in the lab. What these say goes to standard error: the
+/// guest's console comes out byte by byte, and would mix with it.
 fn linux(name: &str, [kernel, initrd]: [&str; 2], calls: &str) -> Guest {
     let script = format!("{LAB}\"$@\" & jiffy=$!; {calls} wait $jiffy");
     Guest::new(name)
@@ -94,7 +95,7 @@ fn tap(set: &str, transport: &str, boot: [&str; 2]) -> Guest {
         "tap",
         &format!(
             "for what in 'give 3000000' 'take 2000000' 'round 64 100' 'many 8' half; do \
-                     {{wire}} call tcp:10.0.0.2:5000 $what | sed 's/wire/lab/'; done; {STOP}"
+                     {{wire}} call tcp:10.0.0.2:5000 $what | sed 's/wire/lab/' >&2; done; {STOP}"
         ),
     )
     .shell(&format!(
@@ -108,11 +109,11 @@ fn tap(set: &str, transport: &str, boot: [&str; 2]) -> Guest {
     .says("wire: round 1400 50 ok")
     .says("wire: half ok")
     .says("wire: round 64 100 ok")
-    .says("lab: give 3000000 ok")
-    .says("lab: take 2000000 ok")
-    .says("lab: round 64 100 ok")
-    .says("lab: many 8 ok")
-    .says("lab: half ok")
+    .complains("lab: give 3000000 ok")
+    .complains("lab: take 2000000 ok")
+    .complains("lab: round 64 100 ok")
+    .complains("lab: many 8 ok")
+    .complains("lab: half ok")
     .says(DONE)
 }
 
@@ -128,7 +129,7 @@ fn both_transports(set: &str, boot: [&str; 2]) -> Vec<Guest> {
                 "vsock",
                 &format!(
                     "for what in 'give 3000000' 'take 2000000' 'round 64 100' 'many 12' half; do \
-                     {{wire}} call unix:{{out}}/v:5000 $what | sed 's/wire/lab/'; done; {STOP}"
+                     {{wire}} call unix:{{out}}/v:5000 $what | sed 's/wire/lab/' >&2; done; {STOP}"
                 ),
             )
             .shell(
@@ -141,11 +142,11 @@ fn both_transports(set: &str, boot: [&str; 2]) -> Vec<Guest> {
             .says("wire: round 64 100 ok")
             .says("wire: many 10 ok")
             .says("wire: half ok")
-            .says("lab: give 3000000 ok")
-            .says("lab: take 2000000 ok")
-            .says("lab: round 64 100 ok")
-            .says("lab: many 12 ok")
-            .says("lab: half ok")
+            .complains("lab: give 3000000 ok")
+            .complains("lab: take 2000000 ok")
+            .complains("lab: round 64 100 ok")
+            .complains("lab: many 12 ok")
+            .complains("lab: half ok")
             .says(DONE),
         );
     }
