@@ -1,16 +1,22 @@
 //! Suites: guests that share a lab, and tests of other kinds beside them.
 
+use std::fs;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use abi::init_config::Directive;
 use agent::Event;
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
-use xtask::built;
+use xtask::cpio::Cpio;
 use xtask::ctx::{Ctx, Options};
+use xtask::kernel::Kernel;
 use xtask::lab::{Lab, Speed, StepReport, Way};
 use xtask::probe::{self, Level};
+use xtask::tuned::Recipe;
+use xtask::{built, initramfs};
 
 use crate::Guest;
 
@@ -40,6 +46,36 @@ fn lab(ctx: &Ctx, way: Way) -> Result<Lab> {
     let mut lab = Lab::new(way);
     lab.file("jiffy", &built::JIFFY.path(ctx)?);
     Ok(lab)
+}
+
+/// Busybox and `modules` of `kernel` in an initramfs whose init loads them.
+pub fn initramfs(ctx: &Ctx, kernel: &Kernel, modules: &[&str]) -> Result<Cpio> {
+    let config: Vec<_> = modules.iter().map(|&name| Directive::Module { name, parameters: "" }).collect();
+    let mut cpio = initramfs::with_init(built::INIT.read(ctx)?, &config)?;
+    initramfs::add_busybox(&mut cpio, ctx)?;
+    initramfs::add_modules(&mut cpio, kernel, modules)?;
+    Ok(cpio)
+}
+
+/// Has `lab` get `{kernel}`, which is Debian's, and `{initrd}`, an [`initramfs()`] of it, which is written to `place`.
+pub fn debian(ctx: &Ctx, lab: &mut Lab, place: &Path, modules: &[&str]) -> Result<()> {
+    let kernel = Kernel::debian(ctx)?;
+    let initrd = place.join("initrd");
+    fs::write(&initrd, initramfs(ctx, &kernel, modules)?.build()?)?;
+    lab.file("kernel", &kernel.vmlinux(ctx)?).file("initrd", &initrd);
+    Ok(())
+}
+
+/// Has `lab` get `{fast}`, the guest kernel made for `jiffy`. False if there is none, which standard error then says.
+pub fn fast(ctx: &Ctx, lab: &mut Lab) -> Result<bool> {
+    match Recipe::read(ctx)?.cached(ctx) {
+        Some(kernel) => lab.file("fast", &kernel.image()),
+        None => {
+            eprintln!("without the kernel `fast`, which has not been built (cargo xtask kernel build)");
+            return Ok(false);
+        }
+    };
+    Ok(true)
 }
 
 /// Guests that are run one after the other at one start of a lab, when the first result is asked for.
@@ -121,10 +157,13 @@ pub fn test(name: &str, test: impl FnOnce() -> Result<()> + Send + 'static) -> T
     Trial::test(name, move || test().map_err(|error| format!("{error:#}").into()))
 }
 
-/// Runs the tests that the command line selects and prints what came of them. A suite that runs none although no
-/// filter was given fails.
-pub fn run(trials: Result<Vec<Trial>>) -> ExitCode {
+/// Runs those of the tests made by `trials` that the command line selects, and prints what came of them. `trials` gets a
+/// folder for files that the tests need; it is there until they have ended. A suite that runs none although no filter
+/// was given fails.
+pub fn run(trials: impl FnOnce(&Ctx, &Path) -> Result<Vec<Trial>>) -> ExitCode {
     let args = Arguments::from_args();
+    let place = tempfile::tempdir().context("no temporary folder");
+    let trials = context().and_then(|ctx| trials(&ctx, place.as_ref().map_err(|e| anyhow!("{e:#}"))?.path()));
     match trials {
         Ok(trials) if !trials.is_empty() || args.filter.is_some() => {
             libtest_mimic::run(&args, trials).exit_code()

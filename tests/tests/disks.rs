@@ -4,17 +4,12 @@ use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 
-use abi::init_config::Directive;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
 use tests::{Guest, suite};
-use xtask::built;
 use xtask::ctx::Ctx;
 use xtask::images::{self, FileSystem};
-use xtask::initramfs;
-use xtask::kernel::Kernel;
 use xtask::lab::Lab;
-use xtask::tuned::Recipe;
 
 /// What a workload says when it has come to its end.
 const DONE: &str = "guest: done";
@@ -34,39 +29,24 @@ const SHUFFLE: &str = "until [ -b $d ]; do sleep 0.1; done; \
     dd if=/tmp/data bs=4k skip=33 count=100 2>/dev/null | md5sum; ";
 
 fn main() -> ExitCode {
-    let place = tempfile::tempdir().context("no temporary folder");
-    let trials =
-        place.as_ref().map_err(|error| anyhow::anyhow!("{error:#}")).and_then(|place| trials(place.path()));
     suite::run(trials)
 }
 
-fn trials(place: &Path) -> Result<Vec<Trial>> {
-    let ctx = suite::context()?;
-    let mut lab = lab(&ctx, place)?;
+fn trials(ctx: &Ctx, place: &Path) -> Result<Vec<Trial>> {
+    let mut lab = lab(ctx, place)?;
     let mut guests = debian();
-    match Recipe::read(&ctx)?.cached(&ctx) {
-        Some(fast) => {
-            lab.file("fast", &fast.image());
-            guests.extend(tuned());
-        }
-        None => eprintln!("without the kernel `fast`, which has not been built (cargo xtask kernel build)"),
+    if suite::fast(ctx, &mut lab)? {
+        guests.extend(tuned());
     }
     guests.extend(ends());
-    suite::guests(&ctx, lab, guests)
+    suite::guests(ctx, lab, guests)
 }
 
 /// The lab has Debian's kernel, an initramfs that loads the modules, and images.
 fn lab(ctx: &Ctx, place: &Path) -> Result<Lab> {
-    let kernel = Kernel::debian(ctx)?;
-    let config: Vec<_> = MODULES.iter().map(|&name| Directive::Module { name, parameters: "" }).collect();
-    let mut cpio = initramfs::with_init(built::INIT.read(ctx)?, &config)?;
-    initramfs::add_busybox(&mut cpio, ctx)?;
-    initramfs::add_modules(&mut cpio, &kernel, &MODULES)?;
-    let initrd = place.join("initrd");
-    fs::write(&initrd, cpio.build()?)?;
     let mut lab = suite::nested_lab(ctx)?;
     lab.memory_mib = LAB_MIB;
-    lab.file("kernel", &kernel.vmlinux(ctx)?).file("initrd", &initrd);
+    suite::debian(ctx, &mut lab, place, &MODULES)?;
     for (name, kind) in [("ext4", FileSystem::Ext4), ("erofs", FileSystem::Erofs)] {
         let image = place.join(name);
         images::system(ctx, kind, 16, &[], &image)?;

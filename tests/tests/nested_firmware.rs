@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use abi::firmware::{Code, Protocol};
 use abi::init_config::Directive;
 use agent::Act;
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
 use tests::{Guest, payloads, suite};
 use xtask::ctx::Ctx;
@@ -17,25 +17,23 @@ use xtask::lab::{Lab, StepReport};
 use xtask::{built, foreign, initramfs};
 
 fn main() -> ExitCode {
-    let place = tempfile::tempdir().context("no temporary folder");
-    suite::run(place.as_ref().map_err(|error| anyhow!("{error:#}")).and_then(|place| trials(place.path())))
+    suite::run(trials)
 }
 
-fn trials(place: &Path) -> Result<Vec<Trial>> {
-    let ctx = suite::context()?;
-    let mut lab = suite::nested_lab(&ctx)?;
-    lab.file("rom", &built::FIRMWARE.path(&ctx)?);
-    let mut guests = checks(&ctx, &mut lab, place)?;
-    guests.extend(linux(&ctx, &mut lab, place)?);
-    guests.extend(others(&ctx, &mut lab)?);
-    guests.push(hello(&ctx, &mut lab)?);
+fn trials(ctx: &Ctx, place: &Path) -> Result<Vec<Trial>> {
+    let mut lab = suite::nested_lab(ctx)?;
+    lab.file("rom", &built::FIRMWARE.path(ctx)?);
+    let mut guests = checks(ctx, &mut lab, place)?;
+    guests.extend(linux(ctx, &mut lab, place)?);
+    guests.extend(others(ctx, &mut lab)?);
+    guests.push(hello(ctx, &mut lab)?);
     guests.push(
         Guest::new("nothing_to_boot")
             .flag("firmware", "{rom}")
             .look(|report| contains(report, "jiffy-firmware: nothing to boot"))
             .exits(Code::NOTHING_TO_BOOT.0 * 2 + 1),
     );
-    suite::guests(&ctx, lab, guests)
+    suite::guests(ctx, lab, guests)
 }
 
 fn checks(ctx: &Ctx, lab: &mut Lab, place: &Path) -> Result<Vec<Guest>> {

@@ -5,16 +5,13 @@ use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 
-use abi::init_config::Directive;
 use anyhow::{Context, Result};
 use libtest_mimic::Trial;
 use tests::{Guest, suite};
 use xtask::built;
 use xtask::ctx::Ctx;
-use xtask::initramfs;
 use xtask::kernel::Kernel;
 use xtask::lab::Lab;
-use xtask::tuned::Recipe;
 
 /// What a workload says when it has come to its end.
 const DONE: &str = "guest: done";
@@ -28,25 +25,17 @@ const GUEST: &str = "ip link set lo up; ifconfig eth0 10.0.0.2 netmask 255.255.2
     wire serve tcp:10.0.0.2:5000 >/dev/null & ";
 
 fn main() -> ExitCode {
-    let place = tempfile::tempdir().context("no temporary folder");
-    let trials =
-        place.as_ref().map_err(|error| anyhow::anyhow!("{error:#}")).and_then(|place| trials(place.path()));
     suite::run(trials)
 }
 
-fn trials(place: &Path) -> Result<Vec<Trial>> {
-    let ctx = suite::context()?;
-    let mut lab = lab(&ctx, place)?;
+fn trials(ctx: &Ctx, place: &Path) -> Result<Vec<Trial>> {
+    let mut lab = lab(ctx, place)?;
     // Debian's kernel takes most of its time to boot; one guest shows that its modules find the device.
     let mut guests = vec![tap("debian", "mmio", ["{kernel}", "{initrd}"])];
-    match Recipe::read(&ctx)?.cached(&ctx) {
-        Some(fast) => {
-            lab.file("fast", &fast.image());
-            guests.extend(both_transports("fast", ["{fast}", "{bare}"]));
-        }
-        None => eprintln!("without the kernel `fast`, which has not been built (cargo xtask kernel build)"),
+    if suite::fast(ctx, &mut lab)? {
+        guests.extend(both_transports("fast", ["{fast}", "{bare}"]));
     }
-    suite::guests(&ctx, lab, guests)
+    suite::guests(ctx, lab, guests)
 }
 
 /// The lab has Debian's kernel, an initramfs that loads its modules, and one for a kernel that needs none.
@@ -56,10 +45,7 @@ fn lab(ctx: &Ctx, place: &Path) -> Result<Lab> {
     let program = fs::read(&wire).with_context(|| format!("cannot read {}", wire.display()))?;
     let mut lab = suite::nested_lab(ctx)?;
     for (name, modules) in [("initrd", MODULES.as_slice()), ("bare", &[])] {
-        let config: Vec<_> = modules.iter().map(|&name| Directive::Module { name, parameters: "" }).collect();
-        let mut cpio = initramfs::with_init(built::INIT.read(ctx)?, &config)?;
-        initramfs::add_busybox(&mut cpio, ctx)?;
-        initramfs::add_modules(&mut cpio, &kernel, modules)?;
+        let mut cpio = suite::initramfs(ctx, &kernel, modules)?;
         cpio.program("bin/wire", program.clone());
         let initrd = place.join(name);
         fs::write(&initrd, cpio.build()?)?;

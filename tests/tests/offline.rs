@@ -20,7 +20,7 @@ const NO_NETWORK: &str =
     r#"[ "$(sed 1,2d /proc/net/dev | cut -d: -f1 | tr -d ' ')" = lo ] || exit 99; exec "$@""#;
 
 fn main() -> ExitCode {
-    suite::run(Ok(vec![suite::test("offline::run", run), suite::test("offline::test", test)]))
+    suite::run(|_, _| Ok(vec![suite::test("offline::run", run), suite::test("offline::test", test)]))
 }
 
 /// `run` boots a guest and returns its status.

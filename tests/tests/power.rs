@@ -9,15 +9,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use abi::init_config::Directive;
 use agent::{Event, Status, Step};
 use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
 use tests::suite;
 use xtask::ctx::Ctx;
-use xtask::kernel::Kernel;
 use xtask::lab::{self, Lab};
-use xtask::{built, images, initramfs};
+use xtask::{built, images};
 
 /// Rounds of writing and cutting for each kind of disk.
 const ROUNDS: u64 = 3;
@@ -31,11 +29,10 @@ const BLOCKS: u64 = 256;
 const MODULES: [&str; 2] = ["virtio_mmio", "virtio_blk"];
 
 fn main() -> ExitCode {
-    suite::run(trials())
+    suite::run(|ctx, _| Ok(trials(ctx)))
 }
 
-fn trials() -> Result<Vec<Trial>> {
-    let ctx = suite::context()?;
+fn trials(ctx: &Ctx) -> Vec<Trial> {
     // Labs beside each other would be slow, and cut from each other's time.
     let one = Arc::new(Mutex::new(()));
     let trial = |name: &str, disk: &'static str, flushes: bool| {
@@ -52,11 +49,11 @@ fn trials() -> Result<Vec<Trial>> {
             }
         })
     };
-    Ok(vec![
+    vec![
         trial("raw", "path=/disk/image", true),
         trial("overlay", "path=/disk/image,overlay=/disk/overlay", true),
         trial("raw_without_flushes", "path=/disk/image", false),
-    ])
+    ]
 }
 
 /// The lab's own disk, and what is to be found on the guest's.
@@ -95,16 +92,9 @@ impl Bench {
         fs::write(tree.join("image"), vec![0; BLOCKS as usize * 4096])?;
         let hard_disk = place.join("disk");
         images::ext4(ctx, 32, &tree, &hard_disk)?;
-        let kernel = Kernel::debian(ctx)?;
-        let config = MODULES.map(|name| Directive::Module { name, parameters: "" });
-        let mut cpio = initramfs::with_init(built::INIT.read(ctx)?, &config)?;
-        initramfs::add_busybox(&mut cpio, ctx)?;
-        initramfs::add_modules(&mut cpio, &kernel, &MODULES)?;
-        let initrd = place.join("initrd");
-        fs::write(&initrd, cpio.build()?)?;
         let pid = place.join("pid");
         let mut lab = suite::nested_lab(ctx)?;
-        lab.file("kernel", &kernel.vmlinux(ctx)?).file("initrd", &initrd);
+        suite::debian(ctx, &mut lab, place, &MODULES)?;
         lab.file("no-flush", &built::tool(ctx, "no-flush"));
         lab.modules = ["virtio_pci", "virtio_blk"].map(str::to_owned).to_vec();
         let drive = format!("file={},format=raw,if=none,id=disk,cache=writeback", hard_disk.display());

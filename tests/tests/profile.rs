@@ -15,7 +15,7 @@ use xtask::profile::{self, Code, Functions, Profile, Programs, Symbols};
 const START: u64 = 4;
 
 fn main() -> ExitCode {
-    suite::run(Ok(vec![suite::test("profile::nested", nested), suite::test("profile::alone", alone)]))
+    suite::run(|_, _| Ok(vec![suite::test("profile::nested", nested), suite::test("profile::alone", alone)]))
 }
 
 fn nested() -> Result<()> {

@@ -11,8 +11,7 @@ use std::time::Duration;
 
 use abi::firmware::Code;
 use abi::ports;
-use anyhow::{Context, Result, anyhow, ensure};
-use libtest_mimic::Trial;
+use anyhow::{Result, ensure};
 use tests::suite;
 use xtask::built;
 use xtask::ctx::Ctx;
@@ -23,16 +22,14 @@ const DEADLINE: Duration = Duration::from_secs(90);
 const MACHINES: [&str; 3] = ["microvm", "q35", "pc"];
 
 fn main() -> ExitCode {
-    let place = tempfile::tempdir().context("no temporary folder");
-    let trials = place.as_ref().map_err(|error| anyhow!("{error:#}")).and_then(|place| {
-        let mut trials = payloads::trials(place.path())?;
-        trials.extend(linux::trials(place.path())?);
+    suite::run(|_, place| {
+        let mut trials = payloads::trials(place)?;
+        trials.extend(linux::trials(place)?);
         trials.extend(others::trials());
         trials.extend(unikernels::trials());
-        trials.extend(bad_input::trials(place.path()));
-        Ok::<Vec<Trial>, anyhow::Error>(trials)
-    });
-    suite::run(trials)
+        trials.extend(bad_input::trials(place));
+        Ok(trials)
+    })
 }
 
 /// A machine of QEMU's that starts Jiffy's ROM, with QEMU's debug-exit device.

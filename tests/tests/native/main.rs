@@ -8,14 +8,13 @@ mod terminal;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::Result;
 use libtest_mimic::Trial;
 use tests::suite;
+use xtask::ctx::Ctx;
 
 fn main() -> ExitCode {
     obey_sigint();
-    let place = tempfile::tempdir().context("no temporary folder");
-    let trials = place.as_ref().map_err(|error| anyhow!("{error:#}")).and_then(|place| trials(place.path()));
     suite::run(trials)
 }
 
@@ -28,12 +27,11 @@ fn obey_sigint() {
     };
 }
 
-fn trials(place: &Path) -> Result<Vec<Trial>> {
-    let ctx = suite::context()?;
-    let mut lab = suite::tiny_lab(&ctx)?;
-    let mut runs = guests::runs(&ctx, &mut lab)?;
-    runs.extend(bad_input::runs(&ctx, &mut lab, place)?);
-    let mut trials = terminal::trials(&ctx, lab.way)?;
-    trials.extend(suite::guests(&ctx, lab, runs)?);
+fn trials(ctx: &Ctx, place: &Path) -> Result<Vec<Trial>> {
+    let mut lab = suite::tiny_lab(ctx)?;
+    let mut runs = guests::runs(ctx, &mut lab)?;
+    runs.extend(bad_input::runs(ctx, &mut lab, place)?);
+    let mut trials = terminal::trials(ctx, lab.way)?;
+    trials.extend(suite::guests(ctx, lab, runs)?);
     Ok(trials)
 }

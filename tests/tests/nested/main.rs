@@ -27,15 +27,11 @@ const CACHE: &str = "/tmp/cache";
 const LAB_MIB: u32 = 3072;
 
 fn main() -> ExitCode {
-    let place = tempfile::tempdir().context("no temporary folder");
-    let trials =
-        place.as_ref().map_err(|error| anyhow::anyhow!("{error:#}")).and_then(|place| trials(place.path()));
     suite::run(trials)
 }
 
-fn trials(place: &Path) -> Result<Vec<Trial>> {
-    let ctx = suite::context()?;
-    let lab = lab(&ctx, place)?;
+fn trials(ctx: &Ctx, place: &Path) -> Result<Vec<Trial>> {
+    let lab = lab(ctx, place)?;
     let mut guests = protocols();
     guests.extend(sizes());
     guests.extend(machines());
@@ -43,7 +39,7 @@ fn trials(place: &Path) -> Result<Vec<Trial>> {
     guests.extend(consoles());
     guests.extend(records());
     guests.extend(virtio::guests());
-    suite::guests(&ctx, lab, guests)
+    suite::guests(ctx, lab, guests)
 }
 
 /// The lab has the kernel in both forms, and an initramfs with busybox.
