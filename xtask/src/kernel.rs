@@ -54,7 +54,8 @@ impl Kernel {
         debs::cached(ctx, DEBIAN)?.map(Self::in_package).transpose()
     }
 
-    fn in_package(package: Package) -> Result<Self> {
+    /// The kernel in a package of Debian's.
+    pub fn in_package(package: Package) -> Result<Self> {
         let boot = package.path.join("boot");
         let mut images =
             names(&boot)?.into_iter().filter_map(|name| Some(name.strip_prefix("vmlinuz-")?.to_owned()));

@@ -152,6 +152,15 @@ impl Symbols {
             (offset < segment.bytes.len() as u64).then_some(segment.vaddr + offset)
         })
     }
+
+    /// The physical address that a virtual one is linked to.
+    #[must_use]
+    pub fn physical(&self, vaddr: u64) -> Option<u64> {
+        self.segments.iter().find_map(|segment| {
+            let offset = vaddr.checked_sub(segment.vaddr)?;
+            (offset < segment.bytes.len() as u64).then_some(segment.paddr + offset)
+        })
+    }
 }
 
 fn segments(elf: &Elf<'_>, bytes: &[u8]) -> Vec<Segment> {

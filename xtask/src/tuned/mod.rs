@@ -10,7 +10,8 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use crate::ctx::Ctx;
-use crate::debs::Record;
+use crate::debs::{self, Package, Record};
+use crate::kernel::Kernel;
 
 mod build;
 pub mod config;
@@ -79,8 +80,24 @@ struct Source {
     suite: String,
     /// The package `linux-source-…`.
     record: Record,
+    /// The package with Debian's own kernel of the same version.
+    debian: Record,
     /// How many lines make prints for a build from nothing, about: for the progress bar.
     lines: u64,
+}
+
+impl Source {
+    fn read(ctx: &Ctx) -> Result<Self> {
+        let text = read(&ctx.root.join("xtask/kernel/source.json"))?;
+        serde_json::from_str(&text).context("xtask/kernel/source.json is not as it should be")
+    }
+}
+
+/// Debian's own kernel of the version that `fast` is made from, to compare it with; from the cache if it is there.
+pub fn debian(ctx: &Ctx) -> Result<Kernel> {
+    let Source { suite, debian: record, .. } = Source::read(ctx)?;
+    let path = debs::pinned(ctx, &suite, &record)?;
+    Kernel::in_package(Package { record, path })
 }
 
 /// A patch in `xtask/kernel/patches`.
@@ -104,9 +121,7 @@ impl Recipe {
     /// Reads what is in the tree, and asks the compiler for its version.
     pub fn read(ctx: &Ctx) -> Result<Self> {
         let folder = ctx.root.join("xtask/kernel");
-        let text = read(&folder.join("source.json"))?;
-        let source =
-            serde_json::from_str(&text).context("xtask/kernel/source.json is not as it should be")?;
+        let source = Source::read(ctx)?;
         let fragment = Fragment::parse(&read(&Fragment::path(ctx))?)?;
         let mut patches = Vec::new();
         for entry in fs::read_dir(folder.join("patches")).context("cannot list xtask/kernel/patches")? {
