@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use abi::firmware::{Code, Protocol};
 use abi::init_config::Directive;
 use agent::Act;
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use tests::{Guest, payloads, suite};
 use xtask::ctx::Ctx;
@@ -15,6 +15,11 @@ use xtask::guests;
 use xtask::kernel::Kernel;
 use xtask::lab::{Lab, StepReport};
 use xtask::{built, foreign, initramfs};
+
+/// In the lab: a tap whose other end is the guest, and somebody who asks for a page until there is one or no guest.
+const ASK: &str = "tunctl -t tap0 >/dev/null; ip address add 10.0.0.1/24 dev tap0; ip link set tap0 up; \
+    \"$@\" & jiffy=$!; until [ -s {out}/answer ] || ! kill -0 $jiffy; do \
+    printf 'GET / HTTP/1.1\\r\\nHost: guest\\r\\n\\r\\n' | nc -w 40 10.0.0.2 80 >{out}/answer; done; wait $jiffy";
 
 fn main() -> ExitCode {
     suite::run(trials)
@@ -26,7 +31,7 @@ fn trials(ctx: &Ctx, place: &Path) -> Result<Vec<Trial>> {
     let mut guests = checks(ctx, &mut lab, place)?;
     guests.extend(linux(ctx, &mut lab, place)?);
     guests.extend(others(ctx, &mut lab)?);
-    guests.push(hello(ctx, &mut lab)?);
+    guests.extend(unikernels(ctx, &mut lab)?);
     guests.push(
         Guest::new("nothing_to_boot")
             .flag("firmware", "{rom}")
@@ -94,12 +99,38 @@ fn linux(ctx: &Ctx, lab: &mut Lab, place: &Path) -> Result<Vec<Guest>> {
     ])
 }
 
-/// The smallest of the unikernels in Rust.
-fn hello(ctx: &Ctx, lab: &mut Lab) -> Result<Guest> {
-    lab.file("hello", &built::unikernel(ctx, "hello")?);
-    Ok(Guest::new("unikernel::hello")
-        .args(&["--firmware", "{rom}", "--kernel", "{hello}", "--memory", "64M", "--cmdline", "everyone"])
-        .says("unikernel: hello, everyone and 63.0 MiB"))
+/// The unikernels in Rust. The web server's client is in the lab, behind the tap.
+fn unikernels(ctx: &Ctx, lab: &mut Lab) -> Result<Vec<Guest>> {
+    lab.modules.push("tun".to_owned());
+    lab.file("hello", &built::unikernel(ctx, "hello")?).file("http", &built::unikernel(ctx, "http")?);
+    let run = |name: &str, kernel: &str, cmdline: &str| {
+        Guest::new(&format!("unikernel::{name}")).args(&[
+            "--firmware",
+            "{rom}",
+            "--kernel",
+            kernel,
+            "--memory",
+            "64M",
+            "--cmdline",
+            cmdline,
+        ])
+    };
+    let http = ["mmio", "pci"].map(|transport| {
+        run(&format!("http_{transport}"), "{http}", "ip=10.0.0.2/24 requests=1")
+            .within(&["sh", "-c", ASK, "sh"])
+            .flag("transport", transport)
+            .flag("net", "tap=tap0")
+            .says("unikernel: pass")
+            .look(|report| {
+                let answer = report.files.get("answer").context("there is no answer")?;
+                let answer = String::from_utf8_lossy(answer);
+                ensure!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer:?}");
+                ensure!(answer.ends_with("\r\n\r\nhello from a unikernel\n"), "{answer:?}");
+                Ok(())
+            })
+    });
+    let hello = run("hello", "{hello}", "everyone").says("unikernel: hello, everyone and 63.0 MiB");
+    Ok(std::iter::once(hello).chain(http).collect())
 }
 
 /// A memory tester and a hypervisor; both go on until they are ended.
@@ -114,7 +145,7 @@ fn others(ctx: &Ctx, lab: &mut Lab) -> Result<Vec<Guest>> {
         run("memtest86+", "{memtest}")
             .flag("memory", "64M")
             .flag("cmdline", foreign::MEMTEST_CMDLINE)
-            .when("Address test", Act::Signal(15))
+            .when("MB of ", Act::Signal(15))
             .look(|report| contains(report, "Memtest86+ v6")),
         run("xen", "{xen}")
             .flag("protocol", "multiboot1")

@@ -22,14 +22,14 @@ pub(super) fn trials() -> Vec<Trial> {
     memtests.into_iter().chain(xens).collect()
 }
 
-/// Its title, and its first test at work.
+/// Its title, and a test at work on a part of memory; which one it is when it next draws its screen is chance.
 fn memtest(name: &str) -> Result<()> {
     let ctx = suite::context()?;
     let mut machine = machine(&ctx, name)?;
     machine.memory_mib = 64;
     machine.kernel = Some(foreign::memtest(&ctx)?);
     machine.cmdline = foreign::MEMTEST_CMDLINE.to_owned();
-    boot_until(&ctx, &machine, &["Memtest86+ v6", "Address test", "Testing"])
+    boot_until(&ctx, &machine, &["Memtest86+ v6", "Testing", "MB of "])
 }
 
 /// Xen's own lines, and the first of the kernel that it starts, or what it ends with.

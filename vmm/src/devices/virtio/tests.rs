@@ -122,12 +122,25 @@ fn queues_are_configured_before_they_are_used() {
     assert_eq!(ring(0), (16, RINGS, true));
     driver.core.set_queue_size(0, 8);
     driver.core.set_queue_area(0, transport::Area::Descriptors, false, 0x1000);
-    driver.core.set_queue_ready(0, false);
     assert_eq!(ring(0), (16, RINGS, true));
     assert_eq!(ring(2), (0, 0, false), "there is no such queue");
     driver.core.set_status(0);
     driver.core.set_queue_size(0, 3);
     assert_eq!(ring(0), (16, 0, false), "no power of two");
+}
+
+#[test]
+fn a_queue_that_is_given_up_is_left_alone() {
+    let mut driver = FakeDriver::new(echo());
+    driver.offer(0, &[b"late"], &[4]);
+    driver.core.stop_queue(0);
+    driver.kick(0);
+    assert_eq!(driver.take(0), None);
+    assert_eq!(driver.request(1, &[b"other"], &[5]).data, b"other");
+    driver.core.start_queue(0);
+    driver.kick(0);
+    assert_eq!((driver.take(0), driver.needs_reset()), (None, false), "for good");
+    driver.core.stop_queue(7);
 }
 
 #[test]
@@ -137,7 +150,7 @@ fn rings_outside_of_memory_are_refused() {
     core.set_driver_features(1, 1);
     core.set_status(0xb);
     core.set_queue_area(0, transport::Area::Device, false, MEMORY as u32 - 16);
-    core.set_queue_ready(0, true);
+    core.start_queue(0);
     core.set_status(0xf);
     assert!(driver.needs_reset());
     assert_eq!(driver.config_interrupts(), 1);

@@ -101,7 +101,8 @@ impl Target {
                 let area = areas[script.number(1) as usize % 3];
                 core.set_queue_area(queue, area, script.number(1) == 0xff, script.number(4) as u32);
             }
-            3 => core.set_queue_ready(queue, script.number(1) & 1 == 1),
+            3 if script.number(1) & 1 == 1 => core.start_queue(queue),
+            3 => core.stop_queue(queue),
             4 => core.set_driver_features(script.number(1) as u32, script.number(4) as u32),
             5 | 6 => {
                 core.ring(queue);

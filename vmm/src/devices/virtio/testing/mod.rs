@@ -155,7 +155,7 @@ impl FakeDriver {
             core.set_queue_area(queue, Area::Descriptors, false, base as u32);
             core.set_queue_area(queue, Area::Driver, false, (base + AVAIL) as u32);
             core.set_queue_area(queue, Area::Device, false, (base + USED) as u32);
-            core.set_queue_ready(queue, true);
+            core.start_queue(queue);
             self.rings.push(Ring { size, free: (0..size).collect(), ..Ring::default() });
         }
         core.set_status(0xf);

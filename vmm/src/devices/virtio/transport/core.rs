@@ -248,13 +248,23 @@ impl Core {
         });
     }
 
-    /// The driver has set a queue up, or will not use it.
-    pub fn set_queue_ready(&self, queue: u16, ready: bool) {
+    /// The driver has set a queue up.
+    pub fn start_queue(&self, queue: u16) {
         let event_idx = self.inner().features >> VIRTIO_RING_F_EVENT_IDX & 1 == 1;
         self.configure(queue, |ring| {
             ring.set_event_idx(event_idx);
-            ring.set_ready(ready);
+            ring.set_ready(true);
         });
+    }
+
+    /// The driver uses a queue no more, which it may also say of a live device (4.2.2.2): what was begun there has ended
+    /// when this returns, and the queue's memory is the driver's again.
+    pub fn stop_queue(&self, queue: u16) {
+        let inner = &mut *self.inner();
+        self.drain_device(inner);
+        if let Some(queue) = inner.queues.get_mut(usize::from(queue)) {
+            queue.ring().set_ready(false);
+        }
     }
 
     /// Queues are set up before the device is live (3.1.1).

@@ -153,7 +153,8 @@ impl Mmio {
             }
             VIRTIO_MMIO_QUEUE_SEL => self.queue_select.store(value, Ordering::Relaxed),
             VIRTIO_MMIO_QUEUE_NUM => self.core.set_queue_size(self.queue(), value.try_into().unwrap_or(0)),
-            VIRTIO_MMIO_QUEUE_READY => self.core.set_queue_ready(self.queue(), value & 1 == 1),
+            VIRTIO_MMIO_QUEUE_READY if value & 1 == 1 => self.core.start_queue(self.queue()),
+            VIRTIO_MMIO_QUEUE_READY => self.core.stop_queue(self.queue()),
             // Reaches us only where the doorbell is not connected.
             VIRTIO_MMIO_QUEUE_NOTIFY => self.core.notified(value.try_into().unwrap_or(u16::MAX)),
             VIRTIO_MMIO_INTERRUPT_ACK => {
@@ -274,6 +275,25 @@ mod tests {
         assert_eq!(count(), 3);
         device.write(VIRTIO_MMIO_STATUS.into(), &[0; 4]);
         assert_eq!(read(&device, VIRTIO_MMIO_INTERRUPT_STATUS), 0);
+    }
+
+    #[test]
+    fn a_live_queue_can_be_given_up() {
+        let (device, _) = device();
+        let write = |register: u32, value: u32| device.write(register.into(), &value.to_le_bytes());
+        write(VIRTIO_MMIO_DRIVER_FEATURES_SEL, 1);
+        write(VIRTIO_MMIO_DRIVER_FEATURES, 1);
+        write(VIRTIO_MMIO_STATUS, 0xb);
+        write(VIRTIO_MMIO_QUEUE_DESC_LOW, 0x1000);
+        write(VIRTIO_MMIO_QUEUE_AVAIL_LOW, 0x2000);
+        write(VIRTIO_MMIO_QUEUE_USED_LOW, 0x3000);
+        write(VIRTIO_MMIO_QUEUE_READY, 1);
+        write(VIRTIO_MMIO_STATUS, 0xf);
+        assert_eq!((read(&device, VIRTIO_MMIO_STATUS), read(&device, VIRTIO_MMIO_QUEUE_READY)), (0xf, 1));
+        write(VIRTIO_MMIO_QUEUE_READY, 0);
+        assert_eq!(read(&device, VIRTIO_MMIO_QUEUE_READY), 0, "a driver waits for this");
+        write(VIRTIO_MMIO_QUEUE_READY, 1);
+        assert_eq!(read(&device, VIRTIO_MMIO_QUEUE_READY), 0, "not without a reset");
     }
 
     #[test]

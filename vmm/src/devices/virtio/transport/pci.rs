@@ -36,6 +36,8 @@ const DEVICE: (u32, u32) = (0x0400, 0x0c00);
 const NOTIFY: (u32, u32) = (0x1000, 0x1000);
 const TABLE: (u32, u32) = (0x2000, 0x0800);
 const PENDING: (u32, u32) = (0x3000, 0x0010);
+/// The widest access to common configuration that virtio knows.
+const HALF: usize = 4;
 /// Bytes between the notification addresses of two queues.
 const NOTIFY_STRIDE: u32 = 4;
 /// The most queues, so that each has a vector in the table beside the one for configuration changes.
@@ -274,6 +276,11 @@ fn within(offset: u64, (start, len): (u32, u32)) -> Option<u64> {
     offset.checked_sub(start.into()).filter(|&at| at < len.into())
 }
 
+/// Fields of eight bytes are to be accessed in halves (4.1.3.1), yet there are drivers that do not.
+fn halves<T>(offset: u64, chunks: impl Iterator<Item = T>) -> impl Iterator<Item = (u64, T)> {
+    (offset..).step_by(HALF).zip(chunks)
+}
+
 impl Function for VirtioPci {
     fn read_config(&self, offset: u16, data: &mut [u8]) {
         let config = self.config();
@@ -307,7 +314,7 @@ impl Function for VirtioPci {
 
     fn read_bar(&self, offset: u64, data: &mut [u8]) {
         if let Some(at) = within(offset, COMMON) {
-            self.read_common(at, data);
+            halves(at, data.chunks_mut(HALF)).for_each(|(at, data)| self.read_common(at, data));
         } else if within(offset, ISR) == Some(0) {
             // Reading acknowledges.
             data.fill(0);
@@ -323,7 +330,7 @@ impl Function for VirtioPci {
 
     fn write_bar(&self, offset: u64, data: &[u8]) {
         if let Some(at) = within(offset, COMMON) {
-            self.write_common(at, data);
+            halves(at, data.chunks(HALF)).for_each(|(at, data)| self.write_common(at, data));
         } else if let Some(at) = within(offset, DEVICE) {
             self.core.write_config(at, data);
         } else if let Some(at) = within(offset, NOTIFY) {

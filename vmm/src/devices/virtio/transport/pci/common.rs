@@ -93,7 +93,7 @@ impl VirtioPci {
                     QUEUE_SIZE => core.set_queue_size(queue, value),
                     QUEUE_MSIX_VECTOR => self.set_vector(self.queue_vector(), value),
                     // It cannot be taken back but by a reset (4.1.4.3.2).
-                    QUEUE_ENABLE if value == 1 => core.set_queue_ready(queue, true),
+                    QUEUE_ENABLE if value == 1 => core.start_queue(queue),
                     _ => {}
                 }
             }

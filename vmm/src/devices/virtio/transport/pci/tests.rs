@@ -112,6 +112,17 @@ fn configuration_space_is_a_way_into_the_bar() {
 }
 
 #[test]
+fn addresses_of_rings_at_once_or_in_halves() {
+    let (device, _) = device();
+    device.write_bar(0x20, &0x1_2345_6780_u64.to_le_bytes());
+    assert_eq!(bar(&device, 0x20), 0x2345_6780_u32.to_le_bytes());
+    assert_eq!(bar(&device, 0x24), 1_u32.to_le_bytes());
+    device.write_bar(0x34, &7_u32.to_le_bytes());
+    assert_eq!(bar(&device, 0x30), (7_u64 << 32).to_le_bytes());
+    assert_eq!(bar(&device, 0x3c), [0; 8], "beyond the fields");
+}
+
+#[test]
 fn vectors_that_there_are() {
     let (device, outside) = device();
     device.write_config(capabilities(&device)[0].0 + 2, &[0, 0x80]);
