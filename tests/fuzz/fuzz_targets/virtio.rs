@@ -6,7 +6,7 @@ use std::cell::RefCell;
 
 use libfuzzer_sys::fuzz_target;
 use vmm::devices::virtio::Entropy;
-use vmm::devices::virtio::testing::Target;
+use vmm::devices::virtio::testing::{Nothing, Target};
 
 /// Bytes that are used: some thirty steps.
 const SCRIPT: usize = 160;
@@ -20,7 +20,7 @@ fuzz_target!(|data: &[u8]| {
     let Some((kind, script)) = data.split_first() else { return };
     TARGETS.with_borrow_mut(|targets| {
         let target = &mut targets[usize::from(kind % 3)];
-        let driver = target.attack(&script[..script.len().min(SCRIPT)]);
+        let driver = target.attack(&script[..script.len().min(SCRIPT)], &mut Nothing);
         assert_eq!(driver.request(0, &[], &[8]).written, 8);
         #[cfg(feature = "planted")]
         fuzz::plant(&[target.served, target.rested, script.len() > 40]);

@@ -140,7 +140,7 @@ fn open_vsock(config: &VsockConfig) -> Result<Vsock, Error> {
     // Each stream is a descriptor, and there may be more of them than programs are granted unasked.
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
-    Ok(Vsock::new(config.cid.get(), endpoint))
+    Ok(Vsock::new(config.cid.get(), Box::new(endpoint)))
 }
 
 fn persistent_memory(config: &PmemConfig, taken: &mut Taken) -> Result<Pmem, Error> {

@@ -29,7 +29,7 @@ pub struct Args {
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// What makes LLVM count edges and comparisons for libFuzzer: a stable compiler's flags, without a sanitizer.
-const FLAGS: [&str; 8] = [
+const FLAGS: [&str; 7] = [
     "--cfg=fuzzing",
     "-Cpasses=sancov-module",
     "-Cllvm-args=-sanitizer-coverage-level=4",
@@ -38,7 +38,6 @@ const FLAGS: [&str; 8] = [
     "-Cllvm-args=-sanitizer-coverage-trace-compares",
     // Folded branches are edges that nobody counts.
     "-Cllvm-args=-simplifycfg-branch-fold-threshold=0",
-    "-Clink-dead-code",
 ];
 /// Seconds that one target may take for all of its executions, and for one.
 const DEADLINE: u32 = 900;

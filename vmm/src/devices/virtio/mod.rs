@@ -29,12 +29,14 @@ pub use block::{Block, Options as BlockOptions};
 pub use console::{Console, ConsoleInput, MAX_PORTS, Port};
 pub use context::{Context, Descriptors, Rings};
 pub use entropy::Entropy;
-#[cfg(any(test, feature = "testing"))]
-pub use net::Loopback;
 pub use net::{Backend as NetBackend, Net, NetOptions, Stream, Tap};
+#[cfg(any(test, feature = "testing"))]
+pub use net::{Cable, Loopback};
 pub use pmem::{Pmem, Writes as PmemWrites};
 pub use queue::{Chain, Error, Queue};
-pub use vsock::{Endpoint, Vsock};
+#[cfg(any(test, feature = "testing"))]
+pub use vsock::FakePeers;
+pub use vsock::{Endpoint, Peers, Vsock};
 
 use std::sync::Arc;
 

@@ -6,7 +6,7 @@ use virtio_bindings::virtio_ring::{
 };
 use vm_memory::Bytes;
 
-use super::testing::{AVAIL, BUFFERS, FakeDriver, MEMORY, RINGS, Target, Used, descriptor};
+use super::testing::{AVAIL, BUFFERS, FakeDriver, MEMORY, Nothing, RINGS, Target, Used, descriptor};
 use super::*;
 use crate::state::Saved;
 
@@ -342,7 +342,7 @@ proptest! {
     fn no_driver_breaks_it(kind in 0_u8..3, scripts in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 1..4)) {
         let mut target = Target::new(echo(), kind);
         for script in scripts {
-            let driver = target.attack(&script);
+            let driver = target.attack(&script, &mut Nothing);
             prop_assert_eq!(driver.request(0, &[b"alive"], &[5]).data, b"alive");
         }
     }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::request::kind;
 use super::*;
-use crate::devices::virtio::testing::{FakeDriver, Target};
+use crate::devices::virtio::testing::{FakeDriver, Nothing, Target};
 use crate::disk::SECTOR;
 use crate::disk::testing::FakeDisk;
 
@@ -306,7 +306,7 @@ proptest! {
                 (state.background, state.fails) = (background, fails);
             };
             set(background, fails);
-            let driver = target.attack(&script);
+            let driver = target.attack(&script, &mut Nothing);
             set(false, false);
             let (status, data) = ask(driver, &header(kind::IN, 63), &[], &[512]);
             prop_assert_eq!((status, data.len()), (0, 512));

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::devices::console::InputPort;
-use crate::devices::virtio::testing::{FakeDriver, Target};
+use crate::devices::virtio::testing::{FakeDriver, Nothing, Target};
 
 struct Ends {
     outputs: Vec<ConsoleOutput>,
@@ -134,7 +134,7 @@ fn no_driver_breaks_it() {
     proptest!(ProptestConfig::with_cases(64), |(kind in 0_u8..3, script in prop::collection::vec(any::<u8>(), 0..300))| {
         let (device, ends) = console(3);
         let mut target = Target::new(device, kind);
-        let driver = target.attack(&script);
+        let driver = target.attack(&script, &mut Nothing);
         let _ = ends.outputs[0].take();
         driver.request(OUTPUT, &[b"alive"], &[]);
         prop_assert_eq!(ends.outputs[0].take(), b"alive");

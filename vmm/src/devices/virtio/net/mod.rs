@@ -5,6 +5,8 @@
 
 mod backend;
 mod control;
+#[cfg(any(test, feature = "testing"))]
+mod loopback;
 mod receive;
 mod stream;
 mod tap;
@@ -29,9 +31,9 @@ use super::{Context, DeviceKind, Error, Rings, VirtioDevice, read_bytes};
 use crate::devices::rate::{RateLevels, RateLimiter};
 use crate::state::{self, Saved};
 pub use backend::Backend;
-#[cfg(any(test, feature = "testing"))]
-pub use backend::Loopback;
 use backend::{HEADER, Outcome};
+#[cfg(any(test, feature = "testing"))]
+pub use loopback::{Cable, Loopback};
 use receive::Receiver;
 pub use stream::Stream;
 pub use tap::Tap;

@@ -2,7 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{AVAIL, FakeDriver, MEMORY, RINGS, RINGS_STRIDE, USED, descriptor, rings};
+use event_manager::EventSet;
+use virtio_bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
+
+use super::{
+    AVAIL, BUFFERS, Core, FakeDriver, FakeTransport, MEMORY, RINGS, RINGS_STRIDE, USED, Worker, descriptor,
+    rings,
+};
 use crate::bus::BusDevice;
 use crate::devices::pci::Function;
 use crate::devices::virtio::VirtioDevice;
@@ -11,6 +17,7 @@ use crate::devices::virtio::transport::pci::{BAR, VirtioPci};
 use crate::devices::virtio::transport::{Area, CoreState};
 use crate::interrupt::{CountingLine, Message, Messages, NoDoorbells};
 use crate::state;
+use virtio_queue::QueueT;
 
 /// Registers of a transport, for random accesses.
 enum Registers {
@@ -33,13 +40,40 @@ pub struct Target {
     pub rested: bool,
     /// Whether it has given a chain back.
     pub served: bool,
+    /// Races that scripts have asked for.
+    races: u64,
 }
 
+/// One of so many races is run, since each starts a thread.
+const RACES: u64 = 256;
+
+/// What is peculiar to one kind of device.
+pub trait World {
+    /// What a request for this queue may look like: bytes for the device, and the lengths of buffers for its answer.
+    fn request(&mut self, _queue: u16, script: &mut Script<'_>) -> (Vec<u8>, Vec<usize>) {
+        (vec![0x5a; script.number(1) as usize], vec![script.number(1) as usize])
+    }
+
+    /// Something happens on the host's side.
+    fn stir(&mut self, _script: &mut Script<'_>) {}
+
+    /// The host's side becomes as it was before, for a driver that starts anew.
+    fn calm(&mut self) {}
+}
+
+/// A device without a host's side, which takes anything for a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Nothing;
+
+impl World for Nothing {}
+
 /// What is left of the bytes.
-struct Script<'a>(&'a [u8]);
+#[derive(Debug)]
+pub struct Script<'a>(&'a [u8]);
 
 impl Script<'_> {
-    fn number(&mut self, bytes: usize) -> u64 {
+    /// The number that the next `bytes` bytes make, 8 at most; zeroes follow the last byte.
+    pub fn number(&mut self, bytes: usize) -> u64 {
         let (head, rest) = self.0.split_at(bytes.min(self.0.len()));
         self.0 = rest;
         head.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte))
@@ -54,46 +88,50 @@ impl Target {
         let doorbells = Arc::new(NoDoorbells);
         let range = |len| abi::layout::Range { start: 0xc000_0000, len };
         let (driver, registers) = match kind % 3 {
-            0 => (FakeDriver::on(memory, device), Registers::None),
+            0 => {
+                let core = Core::new(device, memory.clone(), Arc::<FakeTransport>::default());
+                (FakeDriver::stepping(Arc::new(core.expect("descriptors")), memory), Registers::None)
+            }
             1 => {
                 let line = Arc::new(CountingLine::default());
                 let mmio = Mmio::new(device, memory.clone(), range(WINDOW), line, doorbells);
                 let mmio = Arc::new(mmio.expect("descriptors"));
-                (FakeDriver::behind(mmio.core().clone(), memory, Arc::default()), Registers::Mmio(mmio))
+                (FakeDriver::stepping(mmio.core().clone(), memory), Registers::Mmio(mmio))
             }
             _ => {
                 let pci = VirtioPci::new(device, memory.clone(), range(BAR), Box::new(NoMessages), doorbells);
                 let pci = Arc::new(pci.expect("descriptors"));
-                (FakeDriver::behind(pci.core().clone(), memory, Arc::default()), Registers::Pci(pci))
+                (FakeDriver::stepping(pci.core().clone(), memory), Registers::Pci(pci))
             }
         };
-        Self { driver, registers, rested: false, served: false }
+        Self { driver, registers, rested: false, served: false, races: 0 }
     }
 
     /// Does what `script` says, then gives the device back as a driver would find it that starts anew: it has to work.
-    pub fn attack(&mut self, script: &[u8]) -> &mut FakeDriver {
+    pub fn attack(&mut self, script: &[u8], world: &mut impl World) -> &mut FakeDriver {
         self.driver.initialise(u64::MAX);
         let mut script = Script(script);
         (self.rested, self.served) = (false, false);
         while !script.0.is_empty() {
-            self.step(&mut script);
+            self.step(&mut script, world);
             self.rested |= self.driver.needs_reset();
             let mut used = [0; 2];
             self.driver.memory.read(RINGS + USED + 2, &mut used).expect("in memory");
             self.served |= used != [0; 2];
         }
+        world.calm();
         self.driver.initialise(u64::MAX);
         &mut self.driver
     }
 
-    fn step(&mut self, script: &mut Script<'_>) {
+    fn step(&mut self, script: &mut Script<'_>, world: &mut impl World) {
         let core = Arc::clone(&self.driver.core);
         let (what, queue) = (script.number(1), script.number(1) as u16 % (core.queue_count() + 1));
         let write = |addr: u64, data: &[u8]| {
             // What would be outside of memory is no attack on the device.
             let _ = self.driver.memory.write(addr, data);
         };
-        match what % 16 {
+        match what % 24 {
             0 => core.set_status(script.number(1) as u8),
             1 => core.set_queue_size(queue, script.number(2) as u16),
             2 => {
@@ -104,10 +142,8 @@ impl Target {
             3 if script.number(1) & 1 == 1 => core.start_queue(queue),
             3 => core.stop_queue(queue),
             4 => core.set_driver_features(script.number(1) as u32, script.number(4) as u32),
-            5 | 6 => {
-                core.ring(queue);
-                self.driver.run();
-            }
+            5 => self.driver.run(),
+            6 => self.steps(|steps, core| steps.ring(core, queue)),
             7 => write(RINGS + script.number(2) % (RINGS_STRIDE * 2), &script.number(8).to_le_bytes()),
             8 | 9 => {
                 let index = script.number(1);
@@ -135,10 +171,73 @@ impl Target {
                 let _ = core.restore(&saved);
                 self.driver.run();
             }
-            // Seldom: it starts a thread.
-            _ if script.number(1) == 0xff => self.race(queue, script.number(8)),
+            15 if script.number(1) == 0xff => {
+                let seed = script.number(8);
+                if self.races.is_multiple_of(RACES) {
+                    self.race(queue, seed);
+                }
+                self.races += 1;
+            }
+            16..=19 => {
+                let (readable, writable) = world.request(queue, script);
+                self.offer(queue, &readable, &writable, script.number(1) as usize);
+                self.steps(|steps, core| steps.ring(core, queue));
+            }
+            20 | 21 => world.stir(script),
+            22 => {
+                let (at, events) = (script.number(1) as usize, script.number(2) as u32);
+                self.steps(|steps, core| steps.happen(core, at % 16, EventSet::from_bits_truncate(events)));
+            }
             _ => {}
         }
+    }
+
+    fn steps(&mut self, step: impl FnOnce(&mut super::Steps, &Core)) {
+        if let Worker::Steps(steps) = &mut self.driver.worker {
+            step(steps, &self.driver.core);
+        }
+    }
+
+    /// The driver, which has started anew after an attack.
+    pub fn driver(&mut self) -> &mut FakeDriver {
+        &mut self.driver
+    }
+
+    /// How many descriptors the device watches.
+    pub fn watched(&mut self) -> usize {
+        let mut watched = 0;
+        self.steps(|steps, _| watched = steps.watched());
+        watched
+    }
+
+    /// Makes a chain available that is as a driver would make it, unless rings were moved: `readable` in two parts, the
+    /// first of `split` bytes, then buffers for the answer.
+    fn offer(&mut self, queue: u16, readable: &[u8], writable: &[usize], split: usize) {
+        let memory = &self.driver.memory;
+        let (head, tail) = readable.split_at(split.min(readable.len()));
+        let lens = [(head.len(), false), (tail.len(), false)];
+        let lens =
+            lens.into_iter().chain(writable.iter().map(|&len| (len, true))).filter(|(len, _)| *len > 0);
+        let lens: Vec<_> = lens.collect();
+        let Some(last) = lens.len().checked_sub(1) else { return };
+        let mut index = [0; 2];
+        let base = rings(queue);
+        let _ = memory.read(base + AVAIL + 2, &mut index);
+        let index = u16::from_le_bytes(index);
+        // Places of chains that are in flight are taken once more now and then.
+        let (first, mut addr) = (index % 8 * 8, BUFFERS + u64::from(index % 8) * (MEMORY - BUFFERS) / 8);
+        let _ = memory.write(addr, readable);
+        for (i, (len, writable)) in lens.into_iter().enumerate() {
+            let flags =
+                if writable { VRING_DESC_F_WRITE } else { 0 } | if i < last { VRING_DESC_F_NEXT } else { 0 };
+            let bytes = descriptor(addr, len as u32, flags as u16, first + i as u16 + 1);
+            let _ = memory.write(base + 16 * (u64::from(first) + i as u64), &bytes);
+            addr += len as u64;
+        }
+        // Queues of every size have a slot for it.
+        let size = self.driver.core.queue(queue, QueueT::size).max(1);
+        let _ = memory.write(base + AVAIL + 4 + 2 * u64::from(index % size), &first.to_le_bytes());
+        let _ = memory.write(base + AVAIL + 2, &index.wrapping_add(1).to_le_bytes());
     }
 
     /// A read or a write of any width, anywhere in the transport's registers.
@@ -178,10 +277,7 @@ impl Target {
                     let _ = memory.write(at, &random.to_le_bytes()[..2]);
                 }
             });
-            for _ in 0..8 {
-                self.driver.core.ring(queue);
-                self.driver.run();
-            }
+            (0..8).for_each(|_| self.driver.run());
         });
     }
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod attack;
+mod steps;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -33,7 +34,8 @@ pub const USED: u64 = 0xa000;
 /// Where buffers begin.
 pub const BUFFERS: u64 = 0x40_0000;
 
-pub use attack::Target;
+pub use attack::{Nothing, Script, Target, World};
+use steps::Steps;
 
 /// A transport that counts interrupts.
 #[derive(Debug, Default)]
@@ -81,6 +83,14 @@ struct Ring {
     offered: BTreeMap<u16, (Vec<u16>, Vec<Buffer>)>,
 }
 
+/// What does the device's share of the worker's work.
+enum Worker {
+    /// The event loop that a VM has.
+    Loop(EventManager<DeviceSource>),
+    /// Calls in a row.
+    Steps(Steps),
+}
+
 /// A driver, and the device that it drives.
 pub struct FakeDriver {
     /// The device behind its core, for registers.
@@ -88,7 +98,7 @@ pub struct FakeDriver {
     /// Guest memory.
     pub memory: Memory,
     transport: Arc<FakeTransport>,
-    worker: EventManager<DeviceSource>,
+    worker: Worker,
     rings: Vec<Ring>,
     buffers: u64,
 }
@@ -123,12 +133,14 @@ impl FakeDriver {
     fn on(memory: Memory, device: Box<dyn VirtioDevice>) -> Self {
         let transport = Arc::new(FakeTransport::default());
         let core = Arc::new(Core::new(device, memory.clone(), transport.clone()).unwrap());
-        Self::behind(core, memory, transport)
-    }
-
-    fn behind(core: Arc<Core>, memory: Memory, transport: Arc<FakeTransport>) -> Self {
         let mut worker = EventManager::new().unwrap();
         worker.add_subscriber(DeviceSource::new(Arc::clone(&core)));
+        Self { core, memory, transport, worker: Worker::Loop(worker), rings: Vec::new(), buffers: BUFFERS }
+    }
+
+    /// Drives what is behind `core`, without an event loop of the kernel's.
+    fn stepping(core: Arc<Core>, memory: Memory) -> Self {
+        let (transport, worker) = (Arc::default(), Worker::Steps(Steps::default()));
         Self { core, memory, transport, worker, rings: Vec::new(), buffers: BUFFERS }
     }
 
@@ -164,17 +176,20 @@ impl FakeDriver {
 
     /// Lets the worker do what there is to do; returns when nothing is ready any more.
     pub fn run(&mut self) {
-        // A queue that is processed again and again would keep it here.
-        for _ in 0..1000 {
-            if self.worker.run_with_timeout(0).unwrap() == 0 {
-                return;
+        match &mut self.worker {
+            // A queue that is processed again and again would keep it here.
+            Worker::Loop(worker) => {
+                (0..1000).any(|_| worker.run_with_timeout(0).unwrap() == 0);
             }
+            Worker::Steps(steps) => steps.run(&self.core),
         }
     }
 
     /// Lets the worker wait for something to do, at most a second, and do it.
     pub fn wait(&mut self) {
-        self.worker.run_with_timeout(1000).unwrap();
+        if let Worker::Loop(worker) = &mut self.worker {
+            worker.run_with_timeout(1000).unwrap();
+        }
         self.run();
     }
 

@@ -324,7 +324,7 @@ impl Core {
     }
 
     /// Does what the driver's writes to the status have left for the worker: a reset, then an activation.
-    pub(super) fn settle(&self, descriptors: &mut dyn Descriptors) {
+    pub(in crate::devices::virtio) fn settle(&self, descriptors: &mut dyn Descriptors) {
         let inner = &mut *self.inner();
         if mem::take(&mut inner.reset) {
             for fd in inner.watched.drain(..) {
@@ -343,7 +343,12 @@ impl Core {
     }
 
     /// The worker's event loop has found an event with this token.
-    pub(super) fn process(&self, token: u32, events: EventSet, descriptors: &mut dyn Descriptors) {
+    pub(in crate::devices::virtio) fn process(
+        &self,
+        token: u32,
+        events: EventSet,
+        descriptors: &mut dyn Descriptors,
+    ) {
         let inner = &mut *self.inner();
         // Events that were on their way when the device was reset are not for the next driver.
         if !inner.active || inner.reset || !inner.is_live() {

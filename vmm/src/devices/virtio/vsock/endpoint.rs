@@ -23,6 +23,15 @@ const LONGEST_REQUEST: usize = 19;
 /// What fits into `sun_path` with an underscore and the longest port behind it.
 const LONGEST_PATH: usize = 108 - "_4294967295".len();
 
+/// Programs of the host. As a descriptor, what is readable when one has connected.
+pub trait Peers: AsRawFd + Send {
+    /// The next one that has connected, as a stream socket that does not block.
+    fn accept(&self) -> io::Result<OwnedFd>;
+
+    /// Connects to the one that serves this port of the host.
+    fn connect(&self, port: u32) -> io::Result<OwnedFd>;
+}
+
 /// The listening socket of a VM.
 #[derive(Debug)]
 pub struct Endpoint {
@@ -86,14 +95,14 @@ impl Endpoint {
         let path = address.path().map(|path| OsStr::from_bytes(path.to_bytes()).into());
         Ok(Self { listener, path, ours: false })
     }
+}
 
-    /// The next host program that has connected.
-    pub(super) fn accept(&self) -> io::Result<OwnedFd> {
+impl Peers for Endpoint {
+    fn accept(&self) -> io::Result<OwnedFd> {
         Ok(accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?)
     }
 
-    /// Connects to the program that serves a port of the host.
-    pub(super) fn connect(&self, port: u32) -> io::Result<OwnedFd> {
+    fn connect(&self, port: u32) -> io::Result<OwnedFd> {
         let Some(path) = &self.path else { return Err(io::ErrorKind::NotFound.into()) };
         let mut path = OsString::from(path);
         path.push(format!("_{port}"));

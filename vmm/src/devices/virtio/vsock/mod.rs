@@ -8,6 +8,8 @@
 mod endpoint;
 mod muxer;
 mod packet;
+#[cfg(any(test, feature = "testing"))]
+mod peers;
 mod receive;
 mod socket;
 mod stream;
@@ -21,10 +23,12 @@ use zerocopy::IntoBytes;
 use super::scatter::{copy_in, copy_out};
 use super::{Chain, Context, DeviceKind, Error, VirtioDevice, read_bytes};
 use crate::state::{self, Saved};
-pub use endpoint::Endpoint;
+pub use endpoint::{Endpoint, Peers};
 use endpoint::{Request, read_request};
 use muxer::{Effect, Key, Muxer};
 use packet::{EVENT_TRANSPORT_RESET, Header};
+#[cfg(any(test, feature = "testing"))]
+pub use peers::FakePeers;
 use socket::{Sockets, Written};
 
 /// Number of the queue by which the guest receives.
@@ -44,7 +48,7 @@ const ACCEPTS: usize = 16;
 /// The device.
 pub struct Vsock {
     guest_cid: u64,
-    endpoint: Endpoint,
+    peers: Box<dyn Peers>,
     muxer: Muxer,
     sockets: Sockets,
     /// The guest has to hear that all its streams are gone.
@@ -63,12 +67,12 @@ impl Saved for VsockState {
 }
 
 impl Vsock {
-    /// The device of the guest with this context identifier, reached by `endpoint`.
+    /// The device of the guest with this context identifier, reached by `peers`.
     #[must_use]
-    pub fn new(guest_cid: u32, endpoint: Endpoint) -> Self {
+    pub fn new(guest_cid: u32, peers: Box<dyn Peers>) -> Self {
         let guest_cid = guest_cid.into();
         let muxer = Muxer::new(guest_cid);
-        Self { guest_cid, endpoint, muxer, sockets: Sockets::default(), lost: false }
+        Self { guest_cid, peers, muxer, sockets: Sockets::default(), lost: false }
     }
 
     /// Takes the packets that the driver sends.
@@ -119,7 +123,7 @@ impl Vsock {
 
     /// The guest wants to reach a port of the host.
     fn connect(&mut self, cx: &mut Context<'_>, key: Key) {
-        match self.endpoint.connect(key.host).and_then(|fd| self.sockets.add(cx, fd, Some(key))) {
+        match self.peers.connect(key.host).and_then(|fd| self.sockets.add(cx, fd, Some(key))) {
             Ok(()) => self.muxer.accept(key),
             Err(_) => self.muxer.abort(key),
         }
@@ -145,7 +149,7 @@ impl Vsock {
     fn accept(&mut self, cx: &mut Context<'_>) {
         for _ in 0..ACCEPTS {
             // Level-triggered: what is left comes again. A host without descriptors left cannot do better.
-            let Ok(fd) = self.endpoint.accept() else { return };
+            let Ok(fd) = self.peers.accept() else { return };
             let _ = self.sockets.add(cx, fd, None);
         }
     }
@@ -216,7 +220,7 @@ impl VirtioDevice for Vsock {
 
     fn activate(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
         // Fails when the host has no memory left; then host programs wait.
-        let _ = cx.watch(&self.endpoint, LISTENER, EventSet::IN);
+        let _ = cx.watch(&self.peers.as_raw_fd(), LISTENER, EventSet::IN);
         Ok(())
     }
 
@@ -250,7 +254,7 @@ impl VirtioDevice for Vsock {
     }
 
     fn save(&self) -> Vec<u8> {
-        let Self { guest_cid, endpoint: _, muxer: _, sockets: _, lost: _ } = self;
+        let Self { guest_cid, peers: _, muxer: _, sockets: _, lost: _ } = self;
         state::encode(&VsockState { guest_cid: *guest_cid })
     }
 

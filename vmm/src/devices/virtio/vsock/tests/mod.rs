@@ -30,7 +30,7 @@ struct Guest {
 impl Guest {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let device = Vsock::new(CID, Endpoint::bind(&dir.path().join("s")).unwrap());
+        let device = Vsock::new(CID, Box::new(Endpoint::bind(&dir.path().join("s")).unwrap()));
         let mut guest = Self { driver: FakeDriver::new(Box::new(device)), dir, posted: 0 };
         guest.post(64);
         guest
@@ -327,7 +327,7 @@ fn a_restored_guest_learns_that_its_streams_are_gone() {
     let (key, _stream) = guest.opened(5);
     guest.driver.offer(EVENT, &[], &[4]);
     guest.driver.kick(EVENT);
-    let device = Vsock::new(7, Endpoint::bind(&guest.path("other")).unwrap());
+    let device = Vsock::new(7, Box::new(Endpoint::bind(&guest.path("other")).unwrap()));
     guest.driver = guest.driver.restored(Box::new(device));
     let event = guest.driver.take(EVENT).expect("an event");
     assert_eq!((event.written, event.data), (4, EVENT_TRANSPORT_RESET.to_le_bytes().to_vec()));
@@ -347,7 +347,7 @@ fn a_broken_driver_is_told() {
     ];
     for (queue, readable, writable) in short {
         let dir = tempfile::tempdir().unwrap();
-        let mut device = Vsock::new(CID, Endpoint::bind(&dir.path().join("s")).unwrap());
+        let mut device = Vsock::new(CID, Box::new(Endpoint::bind(&dir.path().join("s")).unwrap()));
         device.lost = true;
         device.muxer.open(1);
         let mut driver = FakeDriver::new(Box::new(device));
