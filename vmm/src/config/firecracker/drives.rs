@@ -3,10 +3,11 @@
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::rate::RateLimiter;
 use super::{invalid, place, refuse};
 use crate::config::{
-    CacheMode, Cmdline, DEFAULT_CMDLINE, DiskConfig, Error, FileRef, IoEngine, PmemConfig, RawConfig, Serial,
-    TokenBucket,
+    CacheMode, Cmdline, DEFAULT_CMDLINE, DiskConfig, Error, FileRef, IoEngine, PmemConfig, RateLimit,
+    RawConfig, Serial,
 };
 
 /// Firecracker 1.x, `BlockDeviceConfig`.
@@ -20,7 +21,7 @@ pub(super) struct Drive {
     is_read_only: Option<bool>,
     cache_type: Option<CacheType>,
     io_engine: Option<Engine>,
-    rate_limiter: Option<Limits>,
+    rate_limiter: Option<RateLimiter>,
     socket: Option<Value>,
 }
 
@@ -45,29 +46,6 @@ enum CacheType {
 enum Engine {
     Sync,
     Async,
-}
-
-/// Firecracker 1.x, `RateLimiterConfig`.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Limits {
-    bandwidth: Option<Bucket>,
-    ops: Option<Bucket>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Bucket {
-    size: u64,
-    one_time_burst: Option<u64>,
-    refill_time: u64,
-}
-
-impl Bucket {
-    fn into_ours(self, file: &FileRef, key: &str) -> Result<TokenBucket, Error> {
-        let Self { size, one_time_burst, refill_time } = self;
-        TokenBucket::new(size, refill_time, one_time_burst.unwrap_or(0)).map_err(|e| invalid(file, key, &e))
-    }
 }
 
 /// The disks and persistent memories, the root first, and a command line that names the root.
@@ -154,8 +132,7 @@ impl Drive {
                 reason: "missing field `path_on_host`".to_owned(),
             });
         };
-        let Limits { bandwidth, ops } = rate_limiter.unwrap_or(Limits { bandwidth: None, ops: None });
-        let bucket = |bucket: Option<Bucket>| bucket.map(|bucket| bucket.into_ours(file, at)).transpose();
+        let RateLimit { bandwidth, ops } = rate_limiter.unwrap_or_default().into();
         Ok(DiskConfig {
             readonly: is_read_only.unwrap_or(false),
             // Firecracker takes images as they are.
@@ -169,8 +146,8 @@ impl Drive {
                 Some(Engine::Async) => IoEngine::Uring,
             },
             serial: drive_id.parse::<Serial>().ok(),
-            bandwidth: bucket(bandwidth)?,
-            ops: bucket(ops)?,
+            bandwidth,
+            ops,
             ..DiskConfig::new(path)
         })
     }

@@ -1,8 +1,9 @@
-//! Network interfaces and rate limiters in Firecracker's form (`src/vmm/src/vmm_config/net.rs` and `mod.rs`).
+//! Network interfaces in Firecracker's form (1.x, `NetworkInterfaceConfig`).
 
 use serde::Deserialize;
 
-use crate::config::{MacAddr, Mtu, NetConfig, RateLimit, TapRef, TokenBucket, ValueError};
+use super::rate::RateLimiter;
+use crate::config::{MacAddr, Mtu, NetConfig, RateLimit, TapRef};
 
 /// One of `network-interfaces`. Its `iface_id` means nothing here: the order counts.
 #[derive(Deserialize)]
@@ -17,46 +18,12 @@ pub(super) struct NetworkInterface {
     tx_rate_limiter: Option<RateLimiter>,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RateLimiter {
-    bandwidth: Option<Bucket>,
-    ops: Option<Bucket>,
-}
-
-/// Tokens and milliseconds. One whose size or time is zero limits nothing there.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Bucket {
-    size: u64,
-    one_time_burst: Option<u64>,
-    refill_time: u64,
-}
-
-impl Bucket {
-    fn into_bucket(self) -> Result<Option<TokenBucket>, ValueError> {
-        let Self { size, one_time_burst, refill_time } = self;
-        if size == 0 || refill_time == 0 {
-            return Ok(None);
-        }
-        TokenBucket::new(size, refill_time, one_time_burst.unwrap_or(0)).map(Some)
-    }
-}
-
-impl RateLimiter {
-    pub(super) fn into_limit(self) -> Result<RateLimit, ValueError> {
-        let bucket = |bucket: Option<Bucket>| bucket.map_or(Ok(None), Bucket::into_bucket);
-        Ok(RateLimit { bandwidth: bucket(self.bandwidth)?, ops: bucket(self.ops)? })
-    }
-}
-
 impl NetworkInterface {
-    pub(super) fn into_config(self) -> Result<NetConfig, ValueError> {
+    pub(super) fn into_config(self) -> NetConfig {
         let Self { _id, host_dev_name, guest_mac: mac, mtu, rx_rate_limiter, tx_rate_limiter } = self;
         let [receive, transmit] =
-            [rx_rate_limiter, tx_rate_limiter].map(|limiter| limiter.unwrap_or_default().into_limit());
-        let (receive, transmit) = (receive?, transmit?);
-        Ok(NetConfig {
+            [rx_rate_limiter, tx_rate_limiter].map(|limiter| RateLimit::from(limiter.unwrap_or_default()));
+        NetConfig {
             tap: Some(host_dev_name),
             mac,
             mtu,
@@ -65,6 +32,6 @@ impl NetworkInterface {
             tx_bandwidth: transmit.bandwidth,
             tx_ops: transmit.ops,
             ..NetConfig::default()
-        })
+        }
     }
 }
