@@ -9,7 +9,7 @@ use xtask::built;
 use xtask::guests;
 use xtask::lab::qemu::Machine;
 use xtask::lab::{self, Lab, Speed, Way};
-use xtask::profile::{self, Code, Functions, Profile, Programs, Symbols};
+use xtask::profile::{self, Code, Functions, Profile, Programs, Start, Symbols};
 
 /// Of `mark.S`: two moves and an `out`, and the jump to the end.
 const START: u64 = 4;
@@ -25,9 +25,9 @@ fn nested() -> Result<()> {
         let mut lab = Lab::new(Way::Nested(Speed::Exact { seed: 1 }));
         lab.file("jiffy", &built::JIFFY.path(&ctx)?).file("guest", &guest);
         let line = "{jiffy} run --kernel {guest} --memory 128M --console off --timeline json --timeline-origin {origin}";
-        let steps = ["first", "second"].map(|name| lab::step(name, line.split(' ')));
-        let programs = Programs::built(&ctx, Some(Symbols::of(&guest)?))?;
-        Ok(profile::run(&ctx, &lab, &steps, &programs)?.1)
+        let kernel = Symbols::of(&guest)?;
+        let start = |name| Start { step: lab::step(name, line.split(' ')), kernel: Some(&kernel) };
+        Ok(profile::run(&ctx, &lab, &["first", "second"].map(start), &Programs::built(&ctx)?)?.1)
     })?;
     ensure!(one == two, "two runs differ: {:?}", profile::grown(&all(&one), &all(&two)));
     let [_, profile] = one.as_slice() else { return Err(anyhow!("{} profiles of two steps", one.len())) };
@@ -66,12 +66,12 @@ fn alone() -> Result<()> {
     let (one, two) = twice(|| {
         let ctx = suite::context()?;
         let kernel = guests::build(&ctx, "mark")?;
-        let programs = Programs::built(&ctx, Some(Symbols::of(&kernel)?))?;
+        let symbols = Symbols::of(&kernel)?;
         let mut machine = Machine::with_firmware("microvm,acpi=off", "qboot.rom".into());
         machine.kernel = Some(kernel);
         machine.speed = Speed::Exact { seed: 1 };
         machine.args = ["-device", "isa-debug-exit,iobase=0x600,iosize=1"].map(str::to_owned).to_vec();
-        Ok(vec![profile::alone(&ctx, &machine, &programs, true)?])
+        Ok(vec![profile::alone(&ctx, &machine, &symbols, &Programs::built(&ctx)?, true)?])
     })?;
     ensure!(one == two, "two runs differ: {one:?} {two:?}");
     let functions = guest(&one[0], 0);

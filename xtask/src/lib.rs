@@ -17,5 +17,6 @@ pub mod payload;
 pub mod probe;
 pub mod profile;
 pub mod skip;
+pub mod timeline;
 pub mod tuned;
 pub mod unpack;

@@ -158,7 +158,7 @@ impl Budgets {
 }
 
 /// The order of phases in time, for files and pictures.
-pub static ORDER: [&str; 13] = [
+pub static ORDER: [&str; 14] = [
     "exec",
     "config",
     "open",
@@ -166,6 +166,7 @@ pub static ORDER: [&str; 13] = [
     "load",
     "build",
     "start",
+    "firmware",
     "mark",
     "kernel",
     "init",
@@ -228,7 +229,7 @@ impl fmt::Display for Budgets {
         for (version, totals) in history {
             writeln!(f, "\n# From exec to the workload, or to the guest's mark.\n[history.{version:?}]")?;
             for name in known.iter().filter(|name| totals.contains_key(*name)) {
-                writeln!(f, "{name:<20} = {}", Grouped(totals[name]))?;
+                writeln!(f, "{name:<30} = {}", Grouped(totals[name]))?;
             }
         }
         Ok(())

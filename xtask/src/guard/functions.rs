@@ -1,4 +1,4 @@
-//! What each function of ours executes in each phase: by this a failure names those that grew.
+//! What each function executes in each phase: by this a failure names those that grew.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,14 +10,14 @@ use serde::Deserialize;
 use super::budget::Grouped;
 use super::measure::Measured;
 use super::phase::Whose;
-use super::verdict::Finding;
+use super::verdict::{self, Finding};
 use crate::cache;
 use crate::ctx::Ctx;
 use crate::profile::{self, Functions};
 
 /// The file, in the tree.
 pub const FILE: &str = "xtask/budgets/functions.toml";
-/// A function is kept that has at least this part of what is ours in a phase: one in so many instructions.
+/// A function is kept that has at least this part of what is of the same code in a phase: one in so many instructions.
 const PART: u64 = 100;
 
 /// Functions, for all scenarios in which they are the same.
@@ -71,10 +71,20 @@ impl Baseline {
             table.scenarios.retain(|name| !measured.scenarios.contains_key(name));
         }
         for (name, phases) in &measured.scenarios {
+            let mut kept: BTreeMap<(&str, Whose), Functions> = BTreeMap::new();
             for phase in phases {
                 for (&whose, functions) in &phase.functions {
-                    self.add(name, &phase.name, whose, large(functions));
+                    // Those of others are many, and move between phases that are judged together.
+                    let first = verdict::first_judged_with(&phase.name, whose);
+                    let phase = if whose.is_ours() { phase.name.as_str() } else { first };
+                    let sums = kept.entry((phase, whose)).or_default();
+                    functions
+                        .iter()
+                        .for_each(|(name, count)| *sums.entry(name.clone()).or_default() += count);
                 }
+            }
+            for ((phase, whose), functions) in kept {
+                self.add(name, phase, whose, large(&functions));
             }
         }
         self.table.retain(|table| !table.scenarios.is_empty());
@@ -143,11 +153,12 @@ impl fmt::Display for Baseline {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "# Instructions of our own functions, by scenario and phase: by these a failure of `cargo xtask guard` names those"
+            "# Instructions of functions, by scenario and phase: by these a failure of `cargo xtask guard` names those that grew."
         )?;
         writeln!(
             f,
-            "# that grew. Functions with less than a {PART}th of what is ours in a phase are left out. Written by --bless."
+            "# Functions with less than a {PART}th of their kind in a phase are left out; those of kernels are in the first of the\n\
+             # phases that they are judged with. Written by --bless."
         )?;
         for Table { phase, whose, scenarios, functions } in &self.table {
             writeln!(

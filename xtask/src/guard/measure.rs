@@ -3,7 +3,7 @@
 //! Each is run twice, in two labs of the same bytes side by side: in one with the profiler, which tells whose
 //! instructions they were, in the other without. Its counting takes no virtual time, so both must show the same times.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -12,12 +12,13 @@ use abi::init_config::Directive;
 use agent::{Status, Step};
 use anyhow::{Context, Result, bail, ensure};
 
-use super::phase::{self, Phase, Row, Whose};
-use super::scenario::{Entry, Guest, Scenario};
+use super::phase::{self, Phase, Whose};
+use super::scenario::{Devices, Entry, Guest, Scenario};
 use crate::ctx::Ctx;
 use crate::kernel::Kernel;
 use crate::lab::{self, Lab, Speed, StepReport, Way};
-use crate::profile::{self, Programs, Symbols};
+use crate::profile::{self, Programs, Start, Symbols};
+use crate::timeline::{self, Row};
 use crate::tuned::Recipe;
 use crate::{built, guests, initramfs};
 
@@ -32,13 +33,13 @@ pub struct Subjects {
 impl Subjects {
     /// What cargo has built last, as users get it.
     pub fn built(ctx: &Ctx) -> Result<Self> {
-        let symbols = Programs::built(ctx, None)?;
+        let symbols = Programs::built(ctx)?;
         Ok(Self { jiffy: built::JIFFY.path(ctx)?, init: built::INIT.path(ctx)?, symbols })
     }
 
     /// These files, which have the names of their functions.
     pub fn of(jiffy: PathBuf, init: PathBuf) -> Result<Self> {
-        let symbols = Programs { vmm: Symbols::of(&jiffy)?, init: Symbols::of(&init)?, kernel: None };
+        let symbols = Programs { vmm: Symbols::of(&jiffy)?, init: Symbols::of(&init)? };
         Ok(Self { jiffy, init, symbols })
     }
 }
@@ -57,6 +58,19 @@ pub struct Measured {
 const STARTS: usize = 5;
 /// A lab that counts may stall, and does so again unless something changes.
 const SEEDS: [u64; 3] = [1, 2, 3];
+/// What Debian's kernel needs for the devices.
+const MODULES: [&str; 8] = [
+    "virtio_mmio",
+    "virtio_pci",
+    "virtio_rng",
+    "virtio_blk",
+    "virtio_pmem",
+    "nd_pmem",
+    "virtio_net",
+    "vmw_vsock_virtio_transport",
+];
+/// Bytes of the image on disks and in persistent memory.
+const IMAGE_LEN: u64 = 2 << 20;
 /// Where jiffy keeps unpacked kernels in the lab.
 const CACHE: &str = "/tmp/cache";
 
@@ -80,17 +94,30 @@ fn attempt(ctx: &Ctx, subjects: &Subjects, scenarios: &[Scenario], seed: u64) ->
     let lab = lab(ctx, subjects, scenarios, place.path(), seed)?;
     let starts = starts(scenarios);
     let steps: Vec<Step> = starts.iter().map(|(_, step)| step.clone()).collect();
+    let kernels = kernels(ctx, scenarios)?;
+    let profiled: Vec<_> = starts
+        .iter()
+        .map(|(scenario, step)| {
+            let kernel = scenario.and_then(|scenario| kernels.get(&scenario.guest));
+            Start { step: step.clone(), kernel }
+        })
+        .collect();
     let (profiled, plain) = thread::scope(|scope| {
         let plain = scope.spawn(|| lab.run(ctx, &steps));
-        (profile::run(ctx, &lab, &steps, &subjects.symbols), plain.join())
+        (profile::run(ctx, &lab, &profiled, &subjects.symbols), plain.join())
     });
     let (counted, profiles) = profiled?;
     let Ok(plain) = plain else { bail!("the second lab's thread panicked") };
     let mut measured = Measured::default();
     let runs = counted.steps.iter().zip(plain?.steps).zip(profiles);
     for ((scenario, _), ((counted, plain), profile)) in starts.iter().zip(runs) {
-        let (rows, again) = (rows(counted)?, rows(&plain)?);
+        for step in [counted, &plain] {
+            let said =
+                || format!("{}: {:?}: {}", step.name, step.status, String::from_utf8_lossy(&step.stderr));
+            ensure!(step.status == Status::Exited(0), said());
+        }
         let Some(scenario) = scenario else { continue };
+        let (rows, again) = (rows(counted)?, rows(&plain)?);
         measured.differences.extend(differences(&scenario.name(), &rows, &again));
         let phases = phase::phases(&rows, &profile.phases);
         match measured.scenarios.get_mut(&scenario.name()) {
@@ -117,9 +144,9 @@ fn keep_least(least: &mut Phase, phase: Phase) {
     }
 }
 
-/// The steps, and whose figures each gives; none where it only fills jiffy's cache.
+/// The steps, and whose figures each gives; none where it only makes the tap, or fills jiffy's cache.
 fn starts(scenarios: &[Scenario]) -> Vec<(Option<&Scenario>, Step)> {
-    let mut starts = Vec::new();
+    let mut starts = vec![(None, lab::step("tap", ["/bin/sh", "-c", "tunctl -t tap0 >/dev/null"]))];
     let mut unpacked: Vec<Guest> = Vec::new();
     for scenario in scenarios {
         if scenario.entry == Entry::Bzimage && !unpacked.contains(&scenario.guest) {
@@ -135,19 +162,23 @@ fn starts(scenarios: &[Scenario]) -> Vec<(Option<&Scenario>, Step)> {
 /// The command that starts a scenario.
 fn step(scenario: &Scenario) -> Step {
     let mut line = format!(
-        "{{jiffy}} run --kernel {{{}}} --memory {}M --cpus 1 --kaslr off --timeline json --timeline-origin {{origin}}",
+        "{{jiffy}} run --kernel {{{}}} --memory {}M --cpus 1 --timeline json --timeline-origin {{origin}}",
         kernel_name(scenario),
         scenario.memory_mib
     );
-    match scenario.entry {
-        Entry::Linux64 => line += " --protocol linux64",
-        Entry::Pvh => line += " --protocol pvh",
-        Entry::Bzimage => {}
-    }
-    if scenario.guest != Guest::Mark {
-        line += " --initrd {initrd}";
-    }
-    let words = line.split_whitespace().chain(scenario.extra.flags.iter().copied());
+    line += match scenario.entry {
+        Entry::Linux64 => " --kaslr off --protocol linux64",
+        Entry::Pvh => " --kaslr off --protocol pvh",
+        Entry::Bzimage => " --kaslr off",
+        Entry::Firmware => " --firmware {rom}",
+    };
+    line += match (scenario.guest, scenario.devices) {
+        (Guest::Mark, _) => "",
+        (Guest::Debian, Some(_)) => " --initrd {initrd-with-modules}",
+        _ => " --initrd {initrd}",
+    };
+    let flags = scenario.devices.map(Devices::flags).unwrap_or_default();
+    let words = line.split_whitespace().chain(flags);
     let mut step = lab::step(&scenario.name(), words);
     step.env.push(("XDG_CACHE_HOME".to_owned(), CACHE.to_owned()));
     step
@@ -161,14 +192,25 @@ fn lab(ctx: &Ctx, subjects: &Subjects, scenarios: &[Scenario], place: &Path, see
     for scenario in scenarios {
         lab.file(&kernel_name(scenario), &kernel(ctx, scenario)?);
     }
-    let initrd = place.join("initrd");
-    let config = [Directive::Hostname("guest"), Directive::Exec("/init"), Directive::Arg("greet")];
-    let init = fs::read(&subjects.init).with_context(|| subjects.init.display().to_string())?;
-    fs::write(&initrd, initramfs::with_init(init, &config)?.build()?)?;
-    lab.file("initrd", &initrd);
-    let disk = place.join("disk");
-    File::create(&disk)?.set_len(1 << 20)?;
-    lab.file("disk", &disk);
+    lab.file("rom", &built::FIRMWARE.path(ctx)?);
+    lab.modules.push("tun".to_owned());
+    let debian = Kernel::debian(ctx)?;
+    for (name, modules) in [("initrd", [].as_slice()), ("initrd-with-modules", &MODULES)] {
+        let load = modules.iter().map(|&name| Directive::Module { name, parameters: "" });
+        let greet = [Directive::Hostname("guest"), Directive::Exec("/init"), Directive::Arg("greet")];
+        let config: Vec<_> = load.chain(greet).collect();
+        let init = fs::read(&subjects.init).with_context(|| subjects.init.display().to_string())?;
+        let mut cpio = initramfs::with_init(init, &config)?;
+        if !modules.is_empty() {
+            initramfs::add_modules(&mut cpio, &debian, modules)?;
+        }
+        let initrd = place.join(name);
+        fs::write(&initrd, cpio.build()?)?;
+        lab.file(name, &initrd);
+    }
+    let image = place.join("image");
+    File::create(&image)?.set_len(IMAGE_LEN)?;
+    lab.file("image", &image);
     Ok(lab)
 }
 
@@ -192,11 +234,19 @@ fn kernel(ctx: &Ctx, scenario: &Scenario) -> Result<PathBuf> {
     })
 }
 
-/// The timeline of a step that went well.
 fn rows(step: &StepReport) -> Result<Vec<Row>> {
-    let said = String::from_utf8_lossy(&step.stderr);
-    ensure!(step.status == Status::Exited(0), "{}: {:?}: {said}", step.name, step.status);
-    phase::rows(&said).with_context(|| format!("{}: {said}", step.name))
+    timeline::read(&String::from_utf8_lossy(&step.stderr)).with_context(|| step.name.clone())
+}
+
+/// The functions of the kernels that are booted.
+fn kernels(ctx: &Ctx, scenarios: &[Scenario]) -> Result<BTreeMap<Guest, Symbols>> {
+    let booted: BTreeSet<Guest> = scenarios.iter().map(|scenario| scenario.guest).collect();
+    let symbols = |guest| match guest {
+        Guest::Mark => Symbols::of(&guests::build(ctx, "mark")?),
+        Guest::Fast => Symbols::of(&Recipe::read(ctx)?.build(ctx)?.vmlinux()),
+        Guest::Debian => Symbols::debian(ctx),
+    };
+    booted.into_iter().map(|guest| Ok((guest, symbols(guest)?))).collect()
 }
 
 /// Where one run took another time than the other, or worked for another part of it.
@@ -204,7 +254,8 @@ fn differences(name: &str, one: &[Row], other: &[Row]) -> Vec<String> {
     if one.len() != other.len() {
         return vec![format!("{name}: {} events in one run, {} in the other", one.len(), other.len())];
     }
-    let both = one.iter().zip(other).filter(|(one, other)| one != other);
+    let both = one.iter().zip(other).map(|(one, other)| (one.to_string(), other.to_string()));
+    let both = both.filter(|(one, other)| one != other);
     both.map(|(one, other)| format!("{name}: {one} in one run, {other} in the other")).collect()
 }
 
@@ -223,10 +274,12 @@ mod tests {
     #[test]
     fn a_nanosecond_is_a_difference() {
         let rows = |took: u64, cpu: u64| {
-            let row = |event: &str, more: &str| format!(r#"{{"event":"{event}","took_ns":{took}{more}}}"#);
+            let row = |event: &str, more: &str| {
+                format!(r#"{{"event":"{event}","at_ns":{took},"took_ns":{took}{more}}}"#)
+            };
             let all =
                 [row("exec", ""), row("first-run", &format!(r#","cpu_ns":{cpu}"#)), row("unaccounted", "")];
-            phase::rows(&format!(r#"{{"rows":[{}]}}"#, all.join(","))).unwrap()
+            timeline::read(&format!(r#"{{"rows":[{}],"lost_marks":0}}"#, all.join(","))).unwrap()
         };
         assert!(differences("x", &rows(500, 400), &rows(500, 400)).is_empty());
         assert_eq!(

@@ -146,7 +146,7 @@ fn write_page(to: &mut String, budgets: &Budgets) -> std::fmt::Result {
 }
 
 /// What phases end with.
-const PHASES: [(&str, &str); 13] = [
+const PHASES: [(&str, &str); 14] = [
     ("exec", "jiffy's first instruction, from its parent's call"),
     ("config", "flags and files are a specification"),
     ("open", "`/dev/kvm` is open, and all files"),
@@ -154,6 +154,7 @@ const PHASES: [(&str, &str); 13] = [
     ("load", "kernel and initrd are in guest RAM"),
     ("build", "the VM, its devices and vCPUs are there"),
     ("start", "the vCPU's thread is about to enter the guest"),
+    ("firmware", "the firmware hands over"),
     ("mark", "the guest's mark"),
     ("kernel", "init's first instruction"),
     ("init", "init starts the workload"),

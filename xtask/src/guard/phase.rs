@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use abi::timeline::Mark;
-use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use super::verdict;
 use crate::profile::{self, Code, Functions};
+use crate::timeline::Row;
 
 /// Whose instructions. What is ours comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -35,15 +36,14 @@ impl Whose {
         matches!(self, Self::Jiffy | Self::Init)
     }
 
-    /// What the profiler calls such code, where its functions are known.
+    /// What the profiler calls such code, or most of it: by its functions it is known what grew.
     #[must_use]
-    pub fn code(self) -> Option<Code> {
+    pub fn code(self) -> Code {
         match self {
-            Self::Jiffy => Some(Code::Vmm),
-            Self::Init => Some(Code::Init),
-            Self::Host => Some(Code::LabKernel),
-            Self::Guest => Some(Code::GuestKernel),
-            Self::Exits => None,
+            Self::Jiffy => Code::Vmm,
+            Self::Init => Code::Init,
+            Self::Host | Self::Exits => Code::LabKernel,
+            Self::Guest => Code::GuestKernel,
         }
     }
 }
@@ -72,7 +72,7 @@ pub struct Phase {
     pub costs: Costs,
     /// Virtual nanoseconds in which nothing that counts here was executed: `jiffy` waited.
     pub idle: u64,
-    /// Functions of ours.
+    /// Functions: of ours in all phases, of others on the way to the workload.
     pub functions: BTreeMap<Whose, Functions>,
 }
 
@@ -82,99 +82,79 @@ impl Phase {
     pub fn total(&self) -> u64 {
         self.costs.values().sum()
     }
-}
 
-/// What `jiffy` says with `--timeline json`, as much of it as is used here.
-#[derive(Deserialize)]
-struct Timeline {
-    rows: Vec<Row>,
-}
-
-/// A row of it.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub(super) struct Row {
-    event: String,
-    took_ns: u64,
-    cpu_ns: Option<u64>,
-    code: Option<u8>,
-}
-
-/// The rows of a timeline among what `jiffy` said on standard error; all but the last, which belongs to no event.
-pub(super) fn rows(said: &str) -> Result<Vec<Row>> {
-    let line = said.lines().find(|line| line.starts_with('{')).context("no timeline")?;
-    let Timeline { mut rows } = serde_json::from_str(line).context("no timeline of ours")?;
-    ensure!(rows.pop().is_some(), "an empty timeline");
-    Ok(rows)
-}
-
-impl Row {
-    /// The phase that ends with it, if it is one that is watched, and whether the guest runs in it.
-    fn phase(&self) -> Option<(&'static str, bool)> {
-        Some(match (self.event.as_str(), self.code.map(Mark)) {
-            ("exec", _) => ("exec", false),
-            ("config-read", _) => ("config", false),
-            ("kvm-opened", _) => ("open", false),
-            ("memory-mapped", _) => ("memory", false),
-            ("kernel-loaded", _) => ("load", false),
-            ("vcpus-ready", _) => ("build", false),
-            ("first-run", _) => ("start", false),
-            ("mark", Some(Mark::INIT_START)) => ("kernel", true),
-            ("mark", Some(Mark::WORKLOAD_START)) => ("init", true),
-            ("mark", Some(Mark::WORKLOAD_END)) => ("workload", true),
-            ("mark", Some(Mark::USER)) => ("mark", false),
-            ("guest-stopped", _) => ("power-off", true),
-            ("vm-destroyed", _) => ("end", false),
-            _ => return None,
-        })
-    }
-
-    /// Instructions on the way from the row before to this one.
-    fn busy(&self) -> u64 {
-        match self.event.as_str() {
-            // Two threads one after the other, neither of which waits: the one that makes the vCPU's, and that.
-            "first-run" => self.took_ns,
-            _ => self.cpu_ns.unwrap_or(self.took_ns),
+    fn add(&mut self, more: Self) {
+        self.idle += more.idle;
+        for (whose, count) in more.costs {
+            *self.costs.entry(whose).or_default() += count;
+        }
+        for (whose, functions) in more.functions {
+            let sums = self.functions.entry(whose).or_default();
+            functions.into_iter().for_each(|(name, count)| *sums.entry(name).or_default() += count);
         }
     }
 }
 
-impl fmt::Display for Row {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { event, took_ns, cpu_ns, code } = self;
-        write!(f, "{event}")?;
-        code.map_or(Ok(()), |code| write!(f, " {code:#x}"))?;
-        write!(f, ": {took_ns} ns")?;
-        cpu_ns.map_or(Ok(()), |cpu| write!(f, ", working for {cpu}"))
+/// The phase that ends with an event, if it is one that is watched, and whether the guest runs in it.
+fn ends_with(row: &Row) -> Option<(&'static str, bool)> {
+    Some(match (row.event.as_str(), row.mark()) {
+        ("exec", _) => ("exec", false),
+        ("config-read", _) => ("config", false),
+        ("kvm-opened", _) => ("open", false),
+        ("memory-mapped", _) => ("memory", false),
+        ("kernel-loaded", _) => ("load", false),
+        ("vcpus-ready", _) => ("build", false),
+        ("first-run", _) => ("start", false),
+        (_, Some(Mark::FIRMWARE_START | Mark::FIRMWARE_END)) => ("firmware", true),
+        (_, Some(Mark::INIT_START)) => ("kernel", true),
+        (_, Some(Mark::WORKLOAD_START)) => ("init", true),
+        (_, Some(Mark::WORKLOAD_END)) => ("workload", true),
+        (_, Some(Mark::USER)) => ("mark", false),
+        ("guest-stopped", _) => ("power-off", true),
+        ("vm-destroyed", _) => ("end", false),
+        _ => return None,
+    })
+}
+
+/// Instructions on the way from the event before to this one.
+fn busy(row: &Row) -> u64 {
+    match row.event.as_str() {
+        // Two threads one after the other, neither of which waits: the one that makes the vCPU's, and that.
+        "first-run" => row.took_ns,
+        _ => row.cpu_ns.unwrap_or(row.took_ns),
     }
 }
 
 /// Makes phases of a run's timeline, and of what the profiler counted in a run that was the same.
 pub(super) fn phases(rows: &[Row], profiled: &[profile::Phase]) -> Vec<Phase> {
-    let both = rows.iter().zip(profiled);
-    both.filter_map(|(row, profiled)| {
-        let (name, guest_runs) = row.phase()?;
+    let mut phases: Vec<Phase> = Vec::new();
+    for (row, profiled) in rows.iter().zip(profiled) {
+        let Some((name, guest_runs)) = ends_with(row) else { continue };
         let sum =
             |code: Code| profiled.costs.get(&code).map_or(0, |functions| functions.values().sum::<u64>());
         let [jiffy, init] = [sum(Code::Vmm), sum(Code::Init)];
         let parts = if guest_runs {
             let guest = sum(Code::GuestKernel) + sum(Code::GuestOther);
-            let exits = row.busy().saturating_sub(jiffy + guest + init);
+            let exits = busy(row).saturating_sub(jiffy + guest + init);
             [(Whose::Jiffy, jiffy), (Whose::Init, init), (Whose::Guest, guest), (Whose::Exits, exits)]
                 .to_vec()
         } else {
             // At the end jiffy waits for KVM, most of all.
-            let host = if name == "end" { 0 } else { row.busy().saturating_sub(jiffy) };
+            let host = if name == "end" { 0 } else { busy(row).saturating_sub(jiffy) };
             [(Whose::Jiffy, jiffy), (Whose::Host, host)].to_vec()
         };
         let costs: Costs = parts.into_iter().filter(|(_, count)| *count > 0).collect();
-        let functions = costs
-            .keys()
-            .filter(|whose| whose.is_ours())
-            .filter_map(|&whose| Some((whose, named(profiled.costs.get(&whose.code()?)?))));
-        let idle = row.took_ns.saturating_sub(row.busy());
-        Some(Phase { name: name.to_owned(), idle, functions: functions.collect(), costs })
-    })
-    .collect()
+        let functions = costs.keys().filter(|whose| whose.is_ours() || !verdict::is_after(name));
+        let functions =
+            functions.filter_map(|&whose| Some((whose, named(profiled.costs.get(&whose.code())?))));
+        let idle = row.took_ns.saturating_sub(busy(row));
+        let phase = Phase { name: name.to_owned(), idle, functions: functions.collect(), costs };
+        match phases.last_mut().filter(|last| last.name == name) {
+            Some(last) => last.add(phase),
+            None => phases.push(phase),
+        }
+    }
+    phases
 }
 
 /// Functions by names that are the same in every build: the compiler numbers those of which there are several.
@@ -191,11 +171,14 @@ fn named(functions: &Functions) -> Functions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::timeline;
 
     const SAID: &str = concat!(
         r#"a warning
 {"origin_ns":7,"rows":[{"event":"exec","at_ns":4,"took_ns":400,"cpu_ns":300},"#,
         r#"{"event":"first-run","at_ns":9,"took_ns":90,"cpu_ns":20},"#,
+        r#"{"event":"mark","at_ns":9,"took_ns":60,"cpu_ns":50,"code":1},"#,
+        r#"{"event":"mark","at_ns":9,"took_ns":700,"cpu_ns":600,"code":15},"#,
         r#"{"event":"mark","at_ns":9,"took_ns":5000,"cpu_ns":4000,"code":32},"#,
         r#"{"event":"mark","at_ns":9,"took_ns":1,"cpu_ns":1,"code":153},"#,
         r#"{"event":"vm-destroyed","at_ns":9,"took_ns":70},"#,
@@ -216,11 +199,13 @@ mod tests {
         let counted = profiled(&[
             &[(Code::Vmm, 100), (Code::LabKernel, 999)],
             &[(Code::Vmm, 30)],
+            &[(Code::Vmm, 10), (Code::GuestOther, 20)],
+            &[(Code::Vmm, 100), (Code::GuestOther, 200)],
             &[(Code::Vmm, 500), (Code::GuestKernel, 3000), (Code::Init, 40)],
             &[],
             &[(Code::Vmm, 60), (Code::LabKernel, 10)],
         ]);
-        let found = phases(&rows(SAID).unwrap(), &counted);
+        let found = phases(&timeline::read(SAID).unwrap(), &counted);
         let costs: Vec<_> =
             found.iter().map(|phase| (phase.name.as_str(), phase.costs.clone(), phase.idle)).collect();
         let (jiffy, init, host) = (Whose::Jiffy, Whose::Init, Whose::Host);
@@ -229,6 +214,7 @@ mod tests {
             [
                 ("exec", Costs::from([(jiffy, 100), (host, 200)]), 100),
                 ("start", Costs::from([(jiffy, 30), (host, 60)]), 0),
+                ("firmware", Costs::from([(jiffy, 110), (Whose::Guest, 220), (Whose::Exits, 320)]), 110),
                 (
                     "kernel",
                     Costs::from([(jiffy, 500), (init, 40), (Whose::Guest, 3000), (Whose::Exits, 460)]),
@@ -238,7 +224,8 @@ mod tests {
             ]
         );
         assert_eq!(found[0].functions[&jiffy], Functions::from([("f".to_owned(), 100)]));
-        assert!(rows("nothing").is_err());
+        assert_eq!(found[0].functions[&host], Functions::from([("f".to_owned(), 999)]));
+        assert!(found.last().unwrap().functions.keys().all(|whose| whose.is_ours()));
     }
 
     #[test]

@@ -12,7 +12,7 @@ pub struct Scenario {
     /// RAM of the guest, in MiB.
     pub memory_mib: u32,
     /// What it has beside RAM and the console.
-    pub extra: Extra,
+    pub devices: Option<Devices>,
     /// Whether it is of the dozen that every change has to pass.
     pub always: bool,
 }
@@ -37,28 +37,28 @@ pub enum Entry {
     Pvh,
     /// A `bzImage` whose kernel jiffy has unpacked before.
     Bzimage,
+    /// An ELF file, by jiffy's firmware from the reset vector.
+    Firmware,
 }
 
-/// Devices and the like: a name, and flags for `jiffy run`.
+/// Virtio devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Extra {
-    /// Last part of a scenario's name; empty for a plain machine.
-    pub name: &'static str,
-    /// Flags; `{NAME}` is a file in the lab.
-    pub flags: &'static [&'static str],
+pub struct Devices {
+    transport: &'static str,
+    /// The only one, by its name; all if there is no such name.
+    only: Option<&'static str>,
 }
 
-/// No devices but those that every machine has.
-pub const PLAIN: Extra = Extra { name: "", flags: &[] };
-
-/// Devices whose cost at a boot is watched; a new one gets its flag here.
-const EXTRAS: &[Extra] = &[
-    Extra { name: "mmio", flags: &["--rng", "--disk", "path={disk}", "--vsock", "cid=3,path=/tmp/mmio"] },
-    Extra {
-        name: "pci",
-        flags: &["--transport", "pci", "--rng", "--disk", "path={disk}", "--vsock", "cid=3,path=/tmp/pci"],
-    },
+/// Devices whose cost at a boot is watched, and their flags for `jiffy run`; `{NAME}` is a file in the lab. A new one gets
+/// its line here.
+const DEVICES: [(&str, &[&str]); 5] = [
+    ("rng", &["--rng"]),
+    ("disk", &["--disk", "path={image}"]),
+    ("pmem", &["--pmem", "path={image},private"]),
+    ("net", &["--net", "tap=tap0"]),
+    ("vsock", &["--vsock", "cid=3,path=/tmp/vsock"]),
 ];
+const TRANSPORTS: [&str; 2] = ["mmio", "pci"];
 
 /// Sizes of RAM, in MiB: small, usual, and one with a part above 4 GiB.
 const SIZES: [u32; 3] = [128, 512, 4096];
@@ -68,31 +68,59 @@ impl Scenario {
     #[must_use]
     pub fn all() -> Vec<Self> {
         let plain =
-            |guest, entry, memory_mib, always| Self { guest, entry, memory_mib, extra: PLAIN, always };
+            |guest, entry, memory_mib, always| Self { guest, entry, memory_mib, devices: None, always };
         let mut all: Vec<_> =
             SIZES.iter().map(|&mib| plain(Guest::Mark, Entry::Pvh, mib, mib != 512)).collect();
+        all.push(plain(Guest::Mark, Entry::Firmware, 128, true));
         for guest in [Guest::Fast, Guest::Debian] {
             for entry in [Entry::Linux64, Entry::Pvh, Entry::Bzimage] {
                 all.extend(
                     SIZES.iter().map(|&mib| plain(guest, entry, mib, is_of_the_dozen(guest, entry, mib))),
                 );
             }
+            all.push(plain(guest, Entry::Firmware, 512, false));
         }
-        all.extend(
-            EXTRAS.iter().map(|&extra| Self { extra, ..plain(Guest::Fast, Entry::Linux64, 512, true) }),
-        );
+        // All devices together, and each by itself.
+        let boot = |guest, always| plain(guest, Entry::Linux64, 512, always);
+        for transport in TRANSPORTS {
+            let with = |only| Some(Devices { transport, only });
+            all.push(Self { devices: with(None), ..boot(Guest::Fast, true) });
+            all.push(Self { devices: with(None), ..boot(Guest::Debian, false) });
+            all.extend(
+                DEVICES
+                    .iter()
+                    .map(|(name, _)| Self { devices: with(Some(name)), ..boot(Guest::Fast, false) }),
+            );
+        }
         all
     }
 
     /// Its name, unique among all.
     #[must_use]
     pub fn name(&self) -> String {
-        let dash = if self.extra.name.is_empty() { "" } else { "-" };
         let size = match self.memory_mib {
             mib if mib.is_multiple_of(1024) => format!("{}G", mib / 1024),
             mib => format!("{mib}M"),
         };
-        format!("{}-{}-{size}{dash}{}", self.guest, self.entry, self.extra.name)
+        let devices = self.devices.map(|devices| devices.to_string()).unwrap_or_default();
+        format!("{}-{}-{size}{devices}", self.guest, self.entry)
+    }
+}
+
+impl Devices {
+    /// Flags for `jiffy run`.
+    #[must_use]
+    pub fn flags(self) -> Vec<&'static str> {
+        let wanted = DEVICES.iter().filter(|(name, _)| self.only.is_none_or(|only| only == *name));
+        let flags = wanted.flat_map(|(_, flags)| flags.iter().copied());
+        ["--transport", self.transport].into_iter().chain(flags).collect()
+    }
+}
+
+impl fmt::Display for Devices {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "-{}", self.transport)?;
+        self.only.map_or(Ok(()), |only| write!(f, "-{only}"))
     }
 }
 
@@ -120,6 +148,7 @@ impl fmt::Display for Entry {
             Self::Linux64 => "linux64",
             Self::Pvh => "pvh",
             Self::Bzimage => "bzimage",
+            Self::Firmware => "firmware",
         })
     }
 }
@@ -132,7 +161,9 @@ mod tests {
     fn names_are_unique_and_say_what_it_is() {
         let all = Scenario::all();
         let mut names: Vec<String> = all.iter().map(Scenario::name).collect();
-        for name in ["mark-pvh-128M", "fast-linux64-512M", "debian-bzimage-4G", "fast-linux64-512M-pci"] {
+        for name in
+            ["mark-pvh-128M", "debian-bzimage-4G", "fast-linux64-512M-pci", "fast-linux64-512M-mmio-net"]
+        {
             assert!(names.iter().any(|known| known == name), "{name}");
         }
         names.sort();

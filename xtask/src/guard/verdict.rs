@@ -86,11 +86,15 @@ pub fn is_after(phase: &str) -> bool {
 ///   the exits that it makes stand for one another.
 fn unit(guest: Guest, phase: &str, whose: Whose) -> Unit {
     let phases: &[&str] = match (whose, phase) {
-        (Whose::Host, _) => &ORDER[..8],
-        (Whose::Jiffy, "build" | "start" | "mark" | "power-off" | "end") if guest == Guest::Mark => {
-            &["build", "start", "mark", "power-off", "end"]
+        (Whose::Host, _) => &ORDER[..9],
+        (Whose::Jiffy, "build" | "start" | "firmware" | "mark" | "power-off" | "end")
+            if guest == Guest::Mark =>
+        {
+            &["build", "start", "firmware", "mark", "power-off", "end"]
         }
-        (Whose::Jiffy, "build" | "start" | "kernel") => &["build", "start", "kernel"],
+        (Whose::Jiffy, "build" | "start" | "firmware" | "kernel") => {
+            &["build", "start", "firmware", "kernel"]
+        }
         (Whose::Guest | Whose::Exits, "kernel" | "init") => &["kernel", "init"],
         _ => {
             let index = ORDER.iter().position(|known| *known == phase).unwrap_or(0);
@@ -106,12 +110,19 @@ fn unit(guest: Guest, phase: &str, whose: Whose) -> Unit {
     Unit { phases, whose }
 }
 
+/// The first of the phases that a cost of one phase is judged with, whatever is booted: not of code of ours.
+pub(super) fn first_judged_with(phase: &str, whose: Whose) -> &'static str {
+    unit(Guest::Fast, phase, whose).phases[0]
+}
+
 fn allowance(unit: &Unit, guest: Guest, all: &Allowances) -> Allowance {
     match unit.whose[0] {
         // How often the console's bytes come in one piece is the guest's and the host's scheduling.
         Whose::Jiffy if unit.phases[0] == "workload" => all.after,
         Whose::Jiffy | Whose::Init => all.ours,
         Whose::Host if guest == Guest::Mark => all.host,
+        // Most of it is what the host's kernel does.
+        Whose::Guest | Whose::Exits if unit.phases[0] == "firmware" => all.host,
         Whose::Host => all.host_once,
         Whose::Guest | Whose::Exits if is_after(unit.phases[0]) => all.after,
         Whose::Guest | Whose::Exits => all.boot,

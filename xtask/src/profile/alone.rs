@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::initcalls::Table;
 use super::place::Everything;
@@ -15,12 +15,19 @@ use crate::lab::qemu::{Input, Machine};
 /// More than any boot needs, on a busy host.
 const DEADLINE: Duration = Duration::from_secs(300);
 
-/// Boots `machine`, whose kernel is that of `programs`, an ELF file, and counts from its first instruction to that of
+/// Boots `machine`, whose kernel is `kernel`'s, an ELF file, and counts from its first instruction to that of
 /// `jiffy-init`, if it starts one, and on to the end. With `device_io`, accesses to devices' memory are among the exits, at a price in time.
-pub fn alone(ctx: &Ctx, machine: &Machine, programs: &Programs, device_io: bool) -> Result<Profile> {
+pub fn alone(
+    ctx: &Ctx,
+    machine: &Machine,
+    kernel: &Symbols,
+    programs: &Programs,
+    device_io: bool,
+) -> Result<Profile> {
     ensure!(matches!(machine.speed, Speed::Exact { .. }), "only what repeats is counted");
-    let Programs { init, kernel: Some(kernel), .. } = programs else { bail!("no kernel") };
-    let everything = Everything { programs, lab_kernel: &Symbols::default(), agent: &Symbols::default() };
+    let Programs { init, .. } = programs;
+    let nothing = Symbols::default();
+    let everything = Everything { programs, kernel: Some(kernel), lab_kernel: &nothing, agent: &nothing };
     let mut points = Points::default();
     let entry = kernel.pvh_entry.context("the kernel has no PVH entry, by which QEMU would start it")?;
     points.cut(World::Lab, entry, &[]);

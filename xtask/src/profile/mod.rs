@@ -18,11 +18,10 @@ mod nested;
 mod place;
 mod plugin;
 mod symbols;
-mod timeline;
 
 pub use alone::alone;
 pub use diff::{Grown, grown};
-pub use nested::run;
+pub use nested::{Start, run};
 pub use symbols::Symbols;
 
 use place::Everything;
@@ -141,22 +140,20 @@ impl Profile {
     }
 }
 
-/// What runs in a boot, with the names of its functions.
+/// What is the same in all boots, with the names of its functions.
 #[derive(Clone, Debug)]
 pub struct Programs {
     /// `jiffy`.
     pub vmm: Symbols,
     /// The guest's init.
     pub init: Symbols,
-    /// The guest's kernel; without it, all of that kernel's code is one.
-    pub kernel: Option<Symbols>,
 }
 
 impl Programs {
     /// `jiffy` and `jiffy-init` as cargo has built them last, which is what is in `target/dist`.
-    pub fn built(ctx: &Ctx, kernel: Option<Symbols>) -> Result<Self> {
+    pub fn built(ctx: &Ctx) -> Result<Self> {
         let [vmm, init] = [built::JIFFY, built::INIT].map(|part| Symbols::of(&part.symbols(ctx)?));
-        Ok(Self { vmm: vmm?, init: init?, kernel })
+        Ok(Self { vmm: vmm?, init: init? })
     }
 }
 

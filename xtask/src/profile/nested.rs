@@ -1,23 +1,39 @@
 //! Boots in the nested lab.
 
-use agent::Step;
-use anyhow::{Context, Result, bail, ensure};
+use std::ptr;
+
+use agent::{Status, Step};
+use anyhow::{Context, Result, ensure};
 
 use super::initcalls::Table;
 use super::place::Everything;
 use super::plugin::{Plugin, Points, Segment, World};
-use super::{Phase, Profile, Programs, Symbols, exits, lab_kernel, timeline};
+use super::{Phase, Profile, Programs, Symbols, exits, lab_kernel};
 use crate::ctx::Ctx;
 use crate::lab::{Lab, Report, StepReport};
-use crate::{built, lab};
+use crate::{built, timeline};
 
-/// Runs `steps` in `lab`, which is nested and exact, and profiles each. They start `jiffy` with `--timeline json
-/// --timeline-origin {origin}`, and the guest's kernel with `--kaslr off`; what they start are stripped or whole forms of
-/// `programs`. A phase has all that was executed in it, whoever it was for.
-pub fn run(ctx: &Ctx, lab: &Lab, steps: &[Step], programs: &Programs) -> Result<(Report, Vec<Profile>)> {
+/// A step to be profiled.
+#[derive(Clone, Debug)]
+pub struct Start<'a> {
+    /// It starts `jiffy` with `--timeline json --timeline-origin {origin}`, and the guest's kernel with `--kaslr off`. One
+    /// that ends well and says nothing of a timeline prepares others; it has no phases.
+    pub step: Step,
+    /// The guest's kernel; without it, all of that kernel's code is one.
+    pub kernel: Option<&'a Symbols>,
+}
+
+/// Runs `starts` in `lab`, which is nested and exact, and profiles each; what they start are stripped or whole forms of
+/// `programs`. A phase has all that was executed in it, whoever it was for. Initcalls are told of where all have one kernel.
+pub fn run(
+    ctx: &Ctx,
+    lab: &Lab,
+    starts: &[Start<'_>],
+    programs: &Programs,
+) -> Result<(Report, Vec<Profile>)> {
     let lab_kernel = Symbols::of_kallsyms(&lab_kernel::kallsyms(ctx, &lab.modules)?);
     let agent = Symbols::of(&built::agent(ctx))?;
-    let everything = Everything { programs, lab_kernel: &lab_kernel, agent: &agent };
+    let everything = Everything { programs, kernel: None, lab_kernel: &lab_kernel, agent: &agent };
 
     let mut points = Points::default();
     let (address, bytes) = start(&agent, "agent::run::monotonic_ns")?;
@@ -29,18 +45,23 @@ pub fn run(ctx: &Ctx, lab: &Lab, steps: &[Step], programs: &Programs) -> Result<
         let address = lab_kernel.range(&format!("{function} [kvm]")).map(|(start, _)| start);
         points.kind(address.with_context(|| format!("the lab's kernel has no {function}"))?, kind);
     }
-    let initcalls = programs.kernel.as_ref().map(Table::of).unwrap_or_default();
+    let kernel = starts.first().and_then(|first| first.kernel);
+    let one_kernel = kernel.filter(|one| starts.iter().all(|s| s.kernel.is_some_and(|k| ptr::eq(k, *one))));
+    let initcalls = one_kernel.map(Table::of).unwrap_or_default();
     initcalls.add_to(&mut points, World::Guest);
 
     let plugin = Plugin::build(ctx, &points)?;
     let mut lab = lab.clone();
     lab.emulator_args.extend(plugin.args(false));
-    let report = lab.run(ctx, steps)?;
+    let steps: Vec<Step> = starts.iter().map(|start| start.step.clone()).collect();
+    let report = lab.run(ctx, &steps)?;
     let segments = plugin.counts()?;
-    everything.check_kernel(&segments)?;
     let by_step = by_step(&segments, steps.len())?;
-    let profiles = report.steps.iter().zip(by_step);
-    let profiles = profiles.map(|(step, segments)| profile(&everything, &initcalls, step, segments));
+    let profiles = starts.iter().zip(&report.steps).zip(by_step).map(|((start, step), segments)| {
+        let everything = Everything { kernel: start.kernel, ..everything };
+        everything.check_kernel(segments)?;
+        profile(&everything, &initcalls, step, segments)
+    });
     let profiles = profiles.collect::<Result<_>>()?;
     Ok((report, profiles))
 }
@@ -70,9 +91,12 @@ fn profile(
     segments: &[Segment],
 ) -> Result<Profile> {
     let said = String::from_utf8_lossy(&step.stderr);
-    let Some(rows) = timeline::rows(&said) else {
-        bail!("step {:?} said no timeline, but: {}", step.name, lab::last_lines(said.as_bytes()));
-    };
+    let mut profile =
+        Profile { name: step.name.clone(), phases: Vec::new(), exits: Vec::new(), initcalls: Vec::new() };
+    if step.status == Status::Exited(0) && !said.contains('{') {
+        return Ok(profile);
+    }
+    let rows = timeline::read(&said).with_context(|| format!("step {:?}", step.name))?;
     // The first segment ends with jiffy's first stamp; all stamps but that are events, as is the first if the parent
     // gave a stamp; what comes after the last one is the end.
     ensure!(
@@ -81,10 +105,8 @@ fn profile(
         rows.len(),
         segments.len() - 1
     );
-    let names = rows.iter().map(|row| (row.name.clone(), Some(row.took_ns)));
+    let names = rows.iter().map(|row| (row.name(), Some(row.took_ns)));
     let names = names.chain([("reaped".to_owned(), None)]);
-    let mut profile =
-        Profile { name: step.name.clone(), phases: Vec::new(), exits: Vec::new(), initcalls: Vec::new() };
     for ((name, took_ns), segment) in names.zip(segments) {
         profile.exits.extend(exits(everything, &name, &segment.exits));
         profile.phases.push(Phase { name, took_ns, costs: everything.sum(&segment.runs) });

@@ -11,8 +11,11 @@ use super::{Code, Programs, Symbols};
 const MODULES: u64 = 0xffff_ffff_c000_0000;
 
 /// All that may execute.
+#[derive(Clone, Copy)]
 pub(super) struct Everything<'a> {
     pub programs: &'a Programs,
+    /// The guest's kernel; without it, all of that kernel's code is one.
+    pub kernel: Option<&'a Symbols>,
     /// The lab's kernel with its modules.
     pub lab_kernel: &'a Symbols,
     pub agent: &'a Symbols,
@@ -38,7 +41,7 @@ impl Everything<'_> {
     pub fn place(&self, at: &Place) -> (Code, &str) {
         let &Place { world, block, ref head, address } = at;
         let is = |program: &Symbols| program.bytes(block).is_some_and(|bytes| bytes.starts_with(head));
-        let Programs { vmm, init, kernel } = self.programs;
+        let Programs { vmm, init } = self.programs;
         match (world, address >> 63 == 1) {
             (World::Lab, true) => (Code::LabKernel, in_or(self.lab_kernel, address, "elsewhere")),
             (World::Lab, false) if is(vmm) => (Code::Vmm, in_or(vmm, address, "elsewhere")),
@@ -49,26 +52,22 @@ impl Everything<'_> {
             (World::Guest, true) if address >= MODULES => (Code::GuestKernel, "modules"),
             (World::Guest, true) => (Code::GuestKernel, self.in_kernel(Some(address))),
             (World::Guest, false) if is(init) => (Code::Init, in_or(init, address, "elsewhere")),
-            (World::Guest, false) => match kernel.as_ref().and_then(|kernel| kernel.linked(address)) {
+            (World::Guest, false) => match self.kernel.and_then(|kernel| kernel.linked(address)) {
                 // Before paging is as the kernel wants it, and guests without paging.
                 Some(linked) => (Code::GuestKernel, self.in_kernel(Some(linked))),
-                None => (Code::GuestOther, if kernel.is_some() { "others" } else { "all" }),
+                None => (Code::GuestOther, if self.kernel.is_some() { "others" } else { "all" }),
             },
         }
     }
 
     fn in_kernel(&self, address: Option<u64>) -> &str {
-        self.programs
-            .kernel
-            .as_ref()
-            .zip(address)
-            .map_or("all", |(kernel, address)| in_or(kernel, address, "elsewhere"))
+        self.kernel.zip(address).map_or("all", |(kernel, address)| in_or(kernel, address, "elsewhere"))
     }
 
     /// Fails if the guest's kernel is not where it was linked to, so that names would be wrong. What it patches in
     /// its own code is the lesser part.
     pub fn check_kernel(&self, segments: &[Segment]) -> Result<()> {
-        let Some(kernel) = &self.programs.kernel else { return Ok(()) };
+        let Some(kernel) = self.kernel else { return Ok(()) };
         let (mut same, mut all) = (0, 0);
         for Run { at, .. } in segments.iter().flat_map(|segment| &segment.runs) {
             if at.world != World::Guest || at.address >> 63 == 0 {

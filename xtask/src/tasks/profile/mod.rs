@@ -11,7 +11,7 @@ use xtask::ctx::Ctx;
 use xtask::kernel::Kernel;
 use xtask::lab::qemu::Machine;
 use xtask::lab::{self, Lab, Speed, Way};
-use xtask::profile::{self, Code, Profile, Programs, Symbols};
+use xtask::profile::{self, Code, Profile, Programs, Start, Symbols};
 use xtask::tuned::Recipe;
 use xtask::{built, initramfs};
 
@@ -108,7 +108,7 @@ fn kernel(ctx: &Ctx, wanted: &Path) -> Result<(PathBuf, Symbols)> {
 fn profile(ctx: &Ctx, args: &Args) -> Result<Profile> {
     let (kernel, symbols) = kernel(ctx, &args.kernel)?;
     let is_linux = symbols.address("start_kernel").is_some();
-    let programs = Programs::built(ctx, Some(symbols))?;
+    let programs = Programs::built(ctx)?;
     let place = tempfile::tempdir()?;
     let initrd = place.path().join("initrd");
     let mut config = vec![Directive::Hostname("guest"), Directive::Exec("/init"), Directive::Arg("greet")];
@@ -122,7 +122,7 @@ fn profile(ctx: &Ctx, args: &Args) -> Result<Profile> {
         let mut machine = Machine::new(MICROVM, kernel, initrd, CMDLINE);
         machine.memory_mib = args.memory;
         machine.speed = Speed::Exact { seed: args.seed };
-        return profile::alone(ctx, &machine, &programs, args.tables.exits);
+        return profile::alone(ctx, &machine, &symbols, &programs, args.tables.exits);
     }
     let mut lab = Lab::new(Way::Nested(Speed::Exact { seed: args.seed }));
     lab.memory_mib = 1024 + args.memory;
@@ -134,6 +134,7 @@ fn profile(ctx: &Ctx, args: &Args) -> Result<Profile> {
         args.memory
     );
     let words = line.split_whitespace().map(str::to_owned).chain(args.jiffy.iter().cloned());
-    let (_, profiles) = profile::run(ctx, &lab, &[lab::step("boot", words)], &programs)?;
+    let start = Start { step: lab::step("boot", words), kernel: Some(&symbols) };
+    let (_, profiles) = profile::run(ctx, &lab, &[start], &programs)?;
     profiles.into_iter().next().context("no profile")
 }

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use abi::timeline::Mark;
 use anyhow::{Context, Result, bail};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use xtask::ctx::Ctx;
 use xtask::lab::{self, Lab, Speed, Way};
-use xtask::{built, guests};
+use xtask::{built, guests, timeline};
 
 use super::Firmware;
 
@@ -25,18 +25,6 @@ pub(super) struct Start {
     pub(super) firmware: Firmware,
     /// Millions of instructions.
     pub(super) minstr: f64,
-}
-
-#[derive(Deserialize)]
-struct Timeline {
-    rows: Vec<Row>,
-}
-
-#[derive(Deserialize)]
-struct Row {
-    event: String,
-    at_ns: u64,
-    code: Option<u8>,
 }
 
 /// Starts a PVH guest by each firmware.
@@ -67,32 +55,12 @@ fn attempt(ctx: &Ctx, roms: &[(Firmware, PathBuf)], seed: u64) -> Result<Vec<Sta
     let least = |(index, (firmware, _)): (usize, &(Firmware, PathBuf))| {
         let mut minstr = f64::INFINITY;
         for step in &report.steps[index * STARTS..(index + 1) * STARTS] {
-            let said = String::from_utf8_lossy(&step.stderr);
-            let took = took(&said).with_context(|| format!("{}: {:?}: {said}", step.name, step.status))?;
+            let rows = timeline::read(&String::from_utf8_lossy(&step.stderr));
+            let rows = rows.with_context(|| format!("{}: {:?}", step.name, step.status))?;
+            let took = timeline::mark(&rows, Mark::USER)?.at_ns - timeline::first_run(&rows)?.at_ns;
             minstr = minstr.min(took as f64 / 1e6);
         }
         Ok(Start { firmware: *firmware, minstr })
     };
     roms.iter().enumerate().map(least).collect()
-}
-
-/// From the first entry to the payload's mark.
-fn took(said: &str) -> Option<u64> {
-    let line = said.lines().find(|line| line.starts_with('{'))?;
-    let Timeline { rows } = serde_json::from_str(line).ok()?;
-    let entry = rows.iter().find(|row| row.event == "first-run")?.at_ns;
-    let mark = rows.iter().find(|row| row.event == "mark" && row.code == Some(Mark::USER.0))?;
-    mark.at_ns.checked_sub(entry)
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn from_entry_to_the_payloads_own_mark() {
-        let rows = r#"{"rows":[{"event":"first-run","at_ns":5},{"event":"mark","at_ns":7,"code":1},
-            {"event":"mark","at_ns":25,"code":128}]}"#
-            .replace('\n', "");
-        assert_eq!(super::took(&rows), Some(20));
-        assert_eq!(super::took(&rows.replace("128", "129")), None);
-    }
 }

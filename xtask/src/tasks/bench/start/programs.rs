@@ -6,6 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use xtask::ctx::Ctx;
+use xtask::timeline::{self, Row};
 use xtask::{apt, built, guests};
 
 use crate::tasks::build;
@@ -151,23 +152,14 @@ fn floor_mark(said: &str) -> Option<Mark> {
     Some(Mark { at: words.next()?.ok()?, cpu: Some(words.next()?.ok()?), parts: Vec::new() })
 }
 
-/// Reads the timeline; its times begin with the run.
+/// When `jiffy`'s guest marked first; the timeline's times begin with the run.
 fn jiffy_mark(said: &str) -> Option<Mark> {
-    #[derive(Deserialize)]
-    struct Timeline {
-        rows: Vec<Row>,
-    }
-    #[derive(Deserialize)]
-    struct Row {
-        event: String,
-        at_ns: i64,
-        cpu_ns: Option<i64>,
-    }
-    let timeline: Timeline = serde_json::from_str(said.lines().find(|line| line.starts_with('{'))?).ok()?;
-    let mark = timeline.rows.iter().position(|row| row.event == "mark")?;
-    let rows = &timeline.rows[..=mark];
-    let parts = rows.iter().filter_map(|row| Some((row.event.clone(), row.cpu_ns?))).collect();
-    Some(Mark { at: rows[mark].at_ns, cpu: rows.iter().map(|row| row.cpu_ns).sum(), parts })
+    let rows = timeline::read(said).ok()?;
+    let mark = rows.iter().position(|row| row.mark().is_some())?;
+    let rows = &rows[..=mark];
+    let cpu = |row: &Row| row.cpu_ns.map(u64::cast_signed);
+    let parts = rows.iter().filter_map(|row| Some((row.event.clone(), cpu(row)?))).collect();
+    Some(Mark { at: rows[mark].at_ns.cast_signed(), cpu: rows.iter().map(cpu).sum(), parts })
 }
 
 #[cfg(test)]
@@ -184,8 +176,9 @@ mod tests {
         let timeline = |cpu: &str| {
             format!(
                 r#"{{"origin_ns":5,"rows":[{{"event":"exec","at_ns":4,"took_ns":4,"cpu_ns":3}},
-                {{"event":"mark","at_ns":9,"took_ns":5{cpu}}},
-                {{"event":"mark","at_ns":20,"took_ns":11,"cpu_ns":1}}],"lost_marks":0}}"#
+                {{"event":"mark","at_ns":9,"took_ns":5,"code":128{cpu}}},
+                {{"event":"mark","at_ns":20,"took_ns":11,"cpu_ns":1,"code":128}},
+                {{"event":"unaccounted","at_ns":26,"took_ns":6}}],"lost_marks":0}}"#
             )
             .replace('\n', "")
         };
