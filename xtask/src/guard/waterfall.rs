@@ -8,9 +8,9 @@ use super::phase::{Costs, Whose};
 
 /// Sizes in user units, which browsers take for pixels.
 const LINE: usize = 22;
-const TOP: usize = 46;
-const LABELS: usize = 96;
-const BARS: usize = 470;
+const TOP: usize = 56;
+const LABELS: usize = 84;
+const BARS: usize = 590;
 const WIDTH: usize = 760;
 
 /// The picture as SVG. Colours are chosen by the reader's scheme, light or dark.
@@ -37,8 +37,15 @@ fn write(
          role=\"img\" aria-label=\"{title}\">"
     )?;
     svg.push_str(STYLE);
+    writeln!(svg, "<rect width=\"{WIDTH}\" height=\"{height}\" rx=\"6\" class=\"page\"/>")?;
     writeln!(svg, "<text x=\"8\" y=\"20\" class=\"title\">{title}: millions of instructions</text>")?;
     let x = |at: u64| LABELS as f64 + BARS as f64 * at as f64 / total as f64;
+    let bottom = TOP + LINE * rows.len() - 4;
+    for tick in (0..=total).step_by(step(total)) {
+        let (x, label) = (x(tick), tick as f64 / 1e6);
+        writeln!(svg, "<path d=\"M{x:.1} {}V{bottom}\"/>", TOP - 6)?;
+        writeln!(svg, "<text x=\"{x:.1}\" y=\"{}\" class=\"tick\">{label}</text>", TOP - 12)?;
+    }
     let mut at = 0;
     for (index, (name, costs)) in rows.iter().enumerate() {
         let y = TOP + LINE * index;
@@ -73,6 +80,13 @@ fn write(
     writeln!(svg, "</svg>")
 }
 
+/// From one line of the grid to the next: a number that begins with 1, 2 or 5, so that there are few of them.
+fn step(total: u64) -> usize {
+    let tens = 10_usize.pow(total.max(1).ilog10().saturating_sub(1));
+    let steps = [1, 2, 5, 10, 20].map(|digit| digit * tens);
+    steps.into_iter().find(|step| total / *step as u64 <= 6).unwrap_or(tens)
+}
+
 /// Instructions in millions, with three digits that count.
 pub fn millions(count: u64) -> String {
     let millions = count as f64 / 1e6;
@@ -83,15 +97,19 @@ pub fn millions(count: u64) -> String {
     }
 }
 
-/// No background: the page's own shows.
+/// A background of its own: what shows a picture as part of a page need not ask for the page's scheme.
 const STYLE: &str = "<style>
 text { font: 13px system-ui, sans-serif; fill: #1f2328 }
 .title { font-weight: 600 }
 .number { text-anchor: end; font-variant-numeric: tabular-nums }
+.tick { text-anchor: middle; font-size: 11px; fill: #59636e }
+.page { fill: #ffffff } path { stroke: #d1d9e0 }
 .jiffy { fill: #cf5c00 } .init { fill: #b3247a } .host { fill: #7d8590 } .guest { fill: #1a6fc4 } .exits { fill: #7fb2e5 }
 @media (prefers-color-scheme: dark) {
 text { fill: #e6edf3 }
-.jiffy { fill: #ff9a4d } .init { fill: #f27dc0 } .host { fill: #8d96a0 } .guest { fill: #58a6ff } .exits { fill: #2f5f96 }
+.tick { fill: #9198a1 }
+.page { fill: #0d1117 } path { stroke: #30363d }
+.jiffy { fill: #ff9a4d } .init { fill: #f27dc0 } .host { fill: #8d96a0 } .guest { fill: #58a6ff } .exits { fill: #3a73b3 }
 }
 </style>
 ";
@@ -111,12 +129,20 @@ mod tests {
         assert_eq!(
             bars,
             [
-                "<rect x=\"96.0\" y=\"46\" width=\"23.5\" height=\"16\" class=\"jiffy\"/>",
-                "<rect x=\"119.5\" y=\"46\" width=\"94.0\" height=\"16\" class=\"host\"/>",
-                "<rect x=\"213.5\" y=\"68\" width=\"352.5\" height=\"16\" class=\"guest\"/>"
+                "<rect x=\"84.0\" y=\"56\" width=\"29.5\" height=\"16\" class=\"jiffy\"/>",
+                "<rect x=\"113.5\" y=\"56\" width=\"118.0\" height=\"16\" class=\"host\"/>",
+                "<rect x=\"231.5\" y=\"78\" width=\"442.5\" height=\"16\" class=\"guest\"/>"
             ]
         );
         assert!(svg.contains(">10.00 in all<") && svg.contains("prefers-color-scheme: dark"));
         assert_eq!(svg.matches("<svg").count(), svg.matches("</svg>").count());
+        assert_eq!(svg.matches("class=\"tick\"").count(), 6, "from 0 to 10 by 2");
+    }
+
+    #[test]
+    fn grids_are_neither_empty_nor_crowded() {
+        for total in [1, 9, 10, 99, 1_484_000, 37_520_000, 65_000_000, 1_508_500_000] {
+            assert!((1..=6).contains(&(total / step(total) as u64)), "{total}");
+        }
     }
 }
