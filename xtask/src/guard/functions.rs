@@ -138,6 +138,9 @@ impl Baseline {
                 }
             }
         }
+        if before.is_empty() {
+            return Vec::new();
+        }
         // So little explains nothing, and what was too small to be kept has not grown from nothing.
         let least = (finding.after.saturating_sub(finding.before) / 20).max(1);
         let kept = least_kept(&after);
@@ -235,5 +238,6 @@ mod tests {
         let names: Vec<_> = grown.iter().map(|grown| grown.function.as_str()).collect();
         assert_eq!(names, ["new", "<T as b>::check"]);
         assert_eq!((grown[1].before, grown[1].after), (9_900, 10_900));
+        assert!(Baseline::default().grown(&finding, &measured).is_empty(), "nothing is known of before");
     }
 }

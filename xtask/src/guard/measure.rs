@@ -69,7 +69,7 @@ const MODULES: [&str; 8] = [
     "virtio_net",
     "vmw_vsock_virtio_transport",
 ];
-/// Bytes of the image on disks and in persistent memory.
+/// Bytes of what is on the disk, and of persistent memory.
 const IMAGE_LEN: u64 = 2 << 20;
 /// Where jiffy keeps unpacked kernels in the lab.
 const CACHE: &str = "/tmp/cache";
@@ -208,9 +208,11 @@ fn lab(ctx: &Ctx, subjects: &Subjects, scenarios: &[Scenario], place: &Path, see
         fs::write(&initrd, cpio.build()?)?;
         lab.file(name, &initrd);
     }
-    let image = place.join("image");
-    File::create(&image)?.set_len(IMAGE_LEN)?;
-    lab.file("image", &image);
+    for name in ["disk", "pmem"] {
+        let image = place.join(name);
+        File::create(&image)?.set_len(IMAGE_LEN)?;
+        lab.file(name, &image);
+    }
     Ok(lab)
 }
 

@@ -53,8 +53,8 @@ pub struct Devices {
 /// its line here.
 const DEVICES: [(&str, &[&str]); 5] = [
     ("rng", &["--rng"]),
-    ("disk", &["--disk", "path={image}"]),
-    ("pmem", &["--pmem", "path={image},private"]),
+    ("disk", &["--disk", "path={disk}"]),
+    ("pmem", &["--pmem", "path={pmem}"]),
     ("net", &["--net", "tap=tap0"]),
     ("vsock", &["--vsock", "cid=3,path=/tmp/vsock"]),
 ];

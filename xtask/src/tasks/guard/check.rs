@@ -96,7 +96,7 @@ fn text(found: &[Finding], grown: impl Fn(&Finding) -> Vec<Grown>) -> String {
         group.sort_by_key(|finding| Reverse(finding.before.abs_diff(finding.after)));
         lines.push(format!("{}  {what}", if is_faster { "faster" } else { "SLOWER" }));
         lines.extend(
-            group.iter().map(|finding| format!("        {:<20} {}", finding.scenario, finding.change())),
+            group.iter().map(|finding| format!("        {:<28} {}", finding.scenario, finding.change())),
         );
         if !is_faster {
             lines.push(format!("      in {}:", group[0].scenario));
@@ -179,10 +179,10 @@ mod tests {
             |_: &Finding| vec![Grown { function: "vmm::cli::parse".to_owned(), before: 10, after: 110 }];
         assert_eq!(
             text(&found, grown),
-            "SLOWER  config (jiffy)\n        b                    1000 before, 1100 now (+100, +10.00 %)\n        \
-             a                    1000 before, 1010 now (+10, +1.00 %)\n      in b:\n        \
+            "SLOWER  config (jiffy)\n        b                            1000 before, 1100 now (+100, +10.00 %)\n        \
+             a                            1000 before, 1010 now (+10, +1.00 %)\n      in b:\n        \
              +100 vmm::cli::parse: 10 before, 110 now\nfaster  config (jiffy)\n        \
-             c                    1000 before, 900 now (-100, -10.00 %)\n"
+             c                            1000 before, 900 now (-100, -10.00 %)\n"
         );
         let mut joint = finding("a", 2000, 2100);
         joint.phases = vec![("exec", 1000, 1000), ("load", 1000, 1100)];
