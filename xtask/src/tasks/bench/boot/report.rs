@@ -21,6 +21,9 @@ pub fn text(boots: &[Boot], symbols: usize) -> String {
     text
 }
 
+/// Of less, there is only a zero to be seen.
+const SHOWN: u64 = 500;
+
 fn millions(instructions: u64) -> f64 {
     instructions as f64 / 1e6
 }
@@ -72,7 +75,7 @@ fn phases(to: &mut String, boots: &[Boot]) -> std::fmt::Result {
         let mut codes: Vec<Code> = phase.functions.iter().map(|function| function.code).collect();
         codes.sort();
         codes.dedup();
-        for code in codes {
+        for code in codes.into_iter().filter(|code| boots.iter().any(|boot| of(boot, Some(*code)) >= SHOWN)) {
             row(&format!("    {}", code.name()), Some(code))?;
         }
     }
@@ -126,6 +129,7 @@ mod tests {
                         function(Code::Vmm, "start", 3_000),
                         function(Code::GuestKernel, "memmap_init", grows),
                         function(Code::GuestKernel, "tiny", 1_000),
+                        function(Code::Init, "unseen", 10),
                     ],
                 },
             ],
@@ -147,7 +151,7 @@ mod tests {
                 "     fast 128M     fast 512M  by symbol, from exec to init",
                 "         1.000         4.000  guest kernel: memmap_init",
                 "         0.005         0.005  jiffy: start",
-                "         0.001         0.001  1 others",
+                "         0.001         0.001  2 others",
             ]
         );
         assert!(!super::text(&[boot(128, 1)], 0).contains("symbol"));
