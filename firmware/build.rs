@@ -4,6 +4,8 @@ use abi::layout;
 
 /// The ROM's size in bytes: what is behind the fast path's 64 KiB has its place before them.
 const ROM_LEN: u64 = 64 << 10;
+/// `firmware::places::DMA` starts here.
+const STACK_END: u64 = layout::FIRMWARE_RAM.end() - 0x3040;
 const _: () = assert!(ROM_LEN.is_multiple_of(64 << 10) && ROM_LEN <= layout::ROM.len);
 
 fn main() {
@@ -12,7 +14,7 @@ fn main() {
     let symbols = [
         ("ROM_START", layout::ROM.end() - ROM_LEN),
         ("ROM_END", layout::ROM.end()),
-        ("RAM_END", layout::FIRMWARE_RAM.end()),
+        ("STACK_END", STACK_END),
     ];
     let mut args = vec![
         "-nostartfiles".to_string(),

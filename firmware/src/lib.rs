@@ -33,31 +33,23 @@ use f_segment::FSegment;
 use fw_cfg::FwCfg;
 use handover::Entry;
 use machine::Machine;
-use payload::Boot;
+use memory_map::MemoryMap;
 use pci::chipset::Chipset;
 use power::Vmm;
 use serial::Serial;
 
 /// Prepares the payload; `None` if there is nothing more to do but wait for the machine's end.
 pub fn main(machine: &mut impl Machine) -> Option<Entry> {
-    run(machine, Vmm::detect())
+    run(machine, Vmm::detect)
 }
 
-/// What [`main`] does, under a given VMM.
-pub fn run(machine: &mut impl Machine, vmm: Vmm) -> Option<Entry> {
-    if vmm == Vmm::Jiffy {
-        machine.out_u8(abi::ports::TIMELINE, Mark::FIRMWARE_START.0);
-    }
+/// What [`main`] does; `vmm` says which VMM this is, where it matters.
+pub fn run(machine: &mut impl Machine, vmm: impl FnOnce() -> Vmm) -> Option<Entry> {
     match boot(machine) {
-        Ok(entry) => {
-            if vmm == Vmm::Jiffy {
-                machine.out_u8(abi::ports::TIMELINE, Mark::FIRMWARE_END.0);
-            }
-            Some(entry)
-        }
+        Ok(entry) => Some(entry),
         Err(error) => {
             say(machine, &error);
-            power::off(machine, vmm, error.code());
+            power::off(machine, vmm(), error.code());
             None
         }
     }
@@ -67,27 +59,34 @@ pub fn run(machine: &mut impl Machine, vmm: Vmm) -> Option<Entry> {
 fn boot(machine: &mut impl Machine) -> Result<Entry, Error> {
     let mut fw_cfg = FwCfg::detect(machine)?;
     let files = fw_cfg.directory(machine)?;
-    let chipset = Chipset::detect(machine);
+    let chipset = if fw_cfg.is_jiffys() { Chipset::None } else { Chipset::detect(machine) };
     chipset.open_f_segment(machine);
     // Large values stay where they are: moving them would take longer than filling them.
-    let (mut map, mut tables, mut modules) = Default::default();
+    let mut map = MemoryMap::default();
     let mut f_segment = FSegment::default();
     memory_map::read(machine, &fw_cfg, &files, &mut map)?;
-    // Before the tables, which the VMM makes when they are read: they say where devices are.
-    pci::set_up(machine, &fw_cfg, &files, chipset, &mut map)?;
-    acpi::install(machine, &fw_cfg, &files, &mut map, &mut f_segment, &mut tables)?;
-    smbios::install(machine, &fw_cfg, &files, &mut map, &mut f_segment)?;
-    if tables.rsdp().is_none() && chipset == Chipset::None {
-        mp_table::install(machine, &fw_cfg, &mut f_segment)?;
+    // Before the tables, which the VMM makes when they are read: they say where devices are. Jiffy has them set up.
+    let mut buses = 0;
+    if !fw_cfg.is_jiffys() {
+        buses = pci::set_up(machine, &fw_cfg, &files, chipset, &mut map)?;
+    }
+    let rsdp = acpi::install(machine, &fw_cfg, &files, &mut map, &mut f_segment)?;
+    if files.smbios_anchor.is_some() {
+        smbios::install(machine, &fw_cfg, &files, &mut map, &mut f_segment)?;
+    }
+    if rsdp.is_none() {
+        mp_table::install(machine, &fw_cfg, &mut f_segment, chipset, buses)?;
     }
     low_memory::write(machine);
-    let mut boot = Boot::new(machine, fw_cfg, &mut map, &mut modules, tables.rsdp());
-    let entry = payload::load(&mut boot, &files)?;
-    if boot.bios_services {
-        bios::install(boot.machine, boot.map);
+    let (entry, bios_services) = payload::load(machine, fw_cfg, &mut map, rsdp, &files)?;
+    if bios_services {
+        bios::install(machine, &map);
     }
     if let Entry::Real { cs, ip, ds, sp } = entry {
         bios::prepare_entry(machine, cs, ip, ds, sp);
+    }
+    if fw_cfg.is_jiffys() {
+        machine.out_u8(abi::ports::TIMELINE, Mark::FIRMWARE_END.0);
     }
     Ok(entry)
 }
@@ -116,7 +115,7 @@ mod tests {
 
     /// The line that it ended with, the code, and what it wrote to ports that are not the UART's.
     fn ends(mut fake: Fake, vmm: Vmm) -> (String, Option<u8>, Fake) {
-        assert_eq!(run(&mut fake, vmm), None);
+        assert_eq!(run(&mut fake, || vmm), None);
         let code = fake.log.iter().find_map(|access| match *access {
             Access::U8(abi::ports::DEBUG_EXIT, code) => Some(code),
             _ => None,
@@ -125,9 +124,9 @@ mod tests {
     }
 
     #[test]
-    fn under_jiffy_it_marks_and_powers_off() {
-        let (line, code, fake) = ends(Fake::with_uart(), Vmm::Jiffy);
-        assert_eq!(fake.log.first(), Some(&Access::U8(abi::ports::TIMELINE, 0x01)));
+    fn under_jiffy_it_powers_off() {
+        let fake = Fake { fw_cfg: None, ..Fake::with_ram(4 << 20) };
+        let (line, code, fake) = ends(fake, Vmm::Jiffy);
         assert_eq!(line, "jiffy-firmware: there is no fw_cfg device at port 0x510\r\n");
         assert_eq!(code, Some(Code::NO_FW_CFG.0));
         assert!(
@@ -170,7 +169,7 @@ mod tests {
         fake.set_item(key::SETUP_DATA, b"\x7fELF");
         fake.set_item(key::CMDLINE_SIZE, &6_u32.to_le_bytes());
         fake.set_item(key::CMDLINE_DATA, b"quiet\0");
-        let entered = run(&mut fake, Vmm::Other);
+        let entered = run(&mut fake, || Vmm::Other);
         let Some(Entry::Protected { eip: 0x20_0010, eax: 0, ebx, esi: 0 }) = entered else {
             panic!("{entered:x?}: {}", fake.serial_output());
         };

@@ -9,7 +9,7 @@ use zerocopy::FromBytes;
 use crate::error;
 use crate::fw_cfg::{Files, FwCfg};
 use crate::machine::Machine;
-use crate::places::{HEAD, KEPT};
+use crate::places::{HEAD, is_kept};
 
 /// The most ranges of a map: what fits into Linux's zero page.
 pub const MAX: usize = 128;
@@ -69,8 +69,8 @@ pub fn read(
     if !len.is_multiple_of(size_of::<Entry>()) || len > MAX * size_of::<Entry>() {
         return Err(Error::Size(file.size).into());
     }
-    fw_cfg.read(machine, file.select, 0, HEAD.start, file.size)?;
-    map.parse(machine.bytes(HEAD.start, len))?;
+    let at = fw_cfg.fetch(machine, file.select, 0, HEAD.start, file.size)?;
+    map.parse(machine.bytes(at, len))?;
     map.set(layout::EBDA.start, layout::EBDA.end(), Kind::RESERVED)?;
     map.cut(layout::EBDA.end(), LEGACY_BIOS)?;
     map.set(LEGACY_BIOS, layout::HIGH_RAM_START, Kind::RESERVED)?;
@@ -176,8 +176,9 @@ impl MemoryMap {
     /// Whether a payload may have a range.
     #[must_use]
     pub fn is_free(&self, start: u64, end: u64) -> bool {
-        let kept = KEPT.iter().any(|kept| start < kept.end() && kept.start < end);
-        !kept && self.is_ram(start, end) && !self.taken.iter().any(|&(s, e)| start < e && s < end)
+        !is_kept(start, end)
+            && self.is_ram(start, end)
+            && !self.taken.iter().any(|&(s, e)| start < e && s < end)
     }
 
     /// Takes the highest free RAM at or above 1 MiB that ends at or below `limit`. `align` is a power of two.

@@ -7,6 +7,7 @@ use std::vec::Vec;
 use crate::fake::pci::{Function, Pci};
 use crate::fake::{Access, Fake};
 use crate::handover::Entry;
+use crate::machine::Machine;
 use crate::memory_map::{FOUR_GIB, MemoryMap};
 use crate::payload::elf::Elf;
 use crate::payload::modules::Modules;
@@ -22,7 +23,7 @@ const RAM: usize = 4 << 20;
 
 /// Boots; the entry, or the line and the code.
 fn boot(fake: &mut Fake) -> Result<Entry, (String, u8)> {
-    if let Some(entry) = crate::run(fake, Vmm::Other) {
+    if let Some(entry) = crate::run(fake, || Vmm::Other) {
         assert_eq!(fake.serial_output(), "", "a boot says nothing");
         return Ok(entry);
     }
@@ -77,6 +78,38 @@ fn elf64(entry: u64, segments: &[[u64; 4]]) -> Vec<u8> {
         bytes[64 + i * 56..][..56].copy_from_slice(header.as_bytes());
     }
     bytes
+}
+
+/// A static PIE of one segment, whose dynamic section names these relocations.
+fn static_pie(relocations: &[[u64; 3]]) -> Vec<u8> {
+    let mut bytes = elf64(0x800, &[[0, 0, 0x1000, 0x2000], [0x400, 0x400, 0x40, 0x40]]);
+    bytes[16] = 3;
+    bytes[64 + 56] = 2;
+    let dynamic = [[7_u64, 0x500], [8, relocations.len() as u64 * 24], [9, 24], [0, 0]];
+    bytes[0x400..0x440].copy_from_slice(dynamic.as_bytes());
+    bytes[0x500..][..relocations.len() * 24].copy_from_slice(relocations.as_bytes());
+    bytes
+}
+
+#[test]
+fn a_static_pie_is_relocated() {
+    let boots = |relocations: &[[u64; 3]]| {
+        let mut fake = Fake::with_ram(RAM);
+        fake.add_file(abi::firmware::KERNEL, &static_pie(relocations));
+        (boot(&mut fake), fake)
+    };
+    let (entered, fake) = boots(&[[0x700, 8, 0x800], [0x708, 0, 1], [0x1ff8, 8, u64::MAX]]);
+    assert!(matches!(entered, Ok(Entry::Long { rip: 0x20_0800, .. })), "{entered:x?}");
+    assert_eq!(fake.read::<[u64; 2]>(0x20_0700), [0x20_0800, 0]);
+    assert_eq!(fake.read::<u64>(0x20_1ff8), 0x1f_ffff, "what is behind the file's bytes as well");
+    for wrong in [[0x1ff9, 8, 0], [u64::MAX, 8, 0], [0x700, 6, 0], [0x700, 1 << 32 | 8, 0]] {
+        let (line, code) = boots(&[wrong]).0.expect_err("no such relocation");
+        assert!(line.contains("relocation") && code == abi::firmware::Code::KERNEL.0, "{line}");
+    }
+    let mut needy = static_pie(&[]);
+    needy[0x430] = 1;
+    let (line, _) = boot_file(&needy, None, None).expect_err("a dynamic program");
+    assert!(line.contains("dynamic linker"), "{line}");
 }
 
 fn archive(modules: &[(&str, &[u8])]) -> Vec<u8> {

@@ -22,8 +22,9 @@ use crate::places::{DMA, HEAD};
 
 /// The most files that a script may allocate.
 const FILES_MAX: usize = 24;
-const RSDP: Name = Name::new("etc/acpi/rsdp");
 const PAGE: u64 = 4096;
+/// Files of so many bytes go to the F segment, wherever they may be.
+const SMALL: u64 = 5 << 10;
 /// Where the number of a `WRITE_POINTER` stands.
 const NUMBER: u64 = DMA.start + 16;
 
@@ -92,11 +93,11 @@ struct Allocated {
 
 /// What is in place.
 #[derive(Clone, Debug, Default)]
-pub struct Tables {
+struct Tables {
     files: ArrayVec<(Name, Allocated), FILES_MAX>,
 }
 
-/// Runs the script, if there is one; `tables` says what is in place.
+/// Runs the script, if there is one; the address of the RSDP, the root of all tables.
 #[inline(never)]
 pub fn install(
     machine: &mut impl Machine,
@@ -104,17 +105,17 @@ pub fn install(
     files: &Files,
     map: &mut MemoryMap,
     f_segment: &mut FSegment,
-    tables: &mut Tables,
-) -> Result<(), error::Error> {
-    let Some(script) = files.table_loader else { return Ok(()) };
+) -> Result<Option<u64>, error::Error> {
+    let Some(script) = files.table_loader else { return Ok(None) };
     if !(script.size as usize).is_multiple_of(LEN) {
         return Err(Error::Size(script.size).into());
     }
+    let mut tables = Tables::default();
     let (mut offset, mut index) = (0, 0);
     while offset < script.size {
         let len = (script.size - offset).min(HEAD.len as u32);
-        fw_cfg.read(machine, script.select, offset, HEAD.start, len)?;
-        for at in (HEAD.start..HEAD.start + u64::from(len)).step_by(LEN) {
+        let start = fw_cfg.fetch(machine, script.select, offset, HEAD.start, len)?;
+        for at in (start..start + u64::from(len)).step_by(LEN) {
             let bytes = machine.bytes(at, LEN).first_chunk().ok_or(Error::Size(len))?;
             let command = Command::parse(index, bytes)?;
             tables.execute(machine, fw_cfg, map, f_segment, index, &command)?;
@@ -122,14 +123,12 @@ pub fn install(
         }
         offset += len;
     }
-    Ok(())
+    Ok(tables.rsdp())
 }
 
 impl Tables {
-    /// Address of the RSDP, the root of all tables.
-    #[must_use]
-    pub fn rsdp(&self) -> Option<u64> {
-        self.files.iter().find(|file| file.0 == RSDP).map(|file| file.1.addr)
+    fn rsdp(&self) -> Option<u64> {
+        self.files.iter().find(|file| file.0.is_rsdp()).map(|file| file.1.addr)
     }
 
     fn file(&self, index: u32, name: &Name) -> Result<Allocated, Error> {
@@ -200,6 +199,14 @@ fn place(
     align: u64,
 ) -> Result<Option<u64>, error::Error> {
     Ok(match zone {
+        // Memory that nobody has touched yet may cost the host a huge page, for a few tables.
+        Zone::High
+            if size <= SMALL
+                && align < PAGE
+                && let Some(addr) = f_segment.take(size, align) =>
+        {
+            Some(addr)
+        }
         // Whole pages, so that the memory map stays short. Not `Kind::ACPI`: devices write to some files.
         Zone::High => {
             map.reserve_top(size.next_multiple_of(PAGE).max(PAGE), align.max(PAGE), Kind::RESERVED)?

@@ -11,6 +11,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use crate::low_memory::CONVENTIONAL_KIB;
 use crate::machine::Machine;
 use crate::memory_map::{Error, MemoryMap};
+use crate::places::PAGE_POINTERS;
 
 /// What the services keep while a payload runs: below the EBDA, and no RAM to the payload.
 pub const AREA: Range = Range::new(0x9_8000, layout::EBDA.start);
@@ -19,7 +20,7 @@ pub const TABLES: Range = Range::new(AREA.start, AREA.start + 0x4000);
 /// What the stubs save; the services' stack ends here.
 pub const STATE: Range = Range::new(0x9_e000, 0x9_e080);
 /// The memory map that INT 15h gives: a number of entries in four bytes, then the entries.
-pub const MAP: Range = Range::new(STATE.end(), AREA.end());
+pub const MAP: Range = Range::new(STATE.end(), PAGE_POINTERS.start);
 
 /// The vectors that have stubs, in the order of the stubs.
 pub const VECTORS: [u8; 8] = [0x08, 0x10, 0x11, 0x12, 0x13, 0x15, 0x16, 0x1a];

@@ -3,8 +3,8 @@
 use abi::layout::Range;
 use arrayvec::ArrayVec;
 use goblin::elf::header::{EI_CLASS, EI_DATA, ELFCLASS32, ELFCLASS64, ELFDATA2LSB, ELFMAG, SELFMAG};
-use goblin::elf::header::{EM_386, EM_X86_64, ET_EXEC};
-use goblin::elf::program_header::{PT_LOAD, PT_NOTE};
+use goblin::elf::header::{EM_386, EM_X86_64, ET_DYN, ET_EXEC};
+use goblin::elf::program_header::{PT_DYNAMIC, PT_INTERP, PT_LOAD, PT_NOTE};
 use goblin::elf64::program_header::ProgramHeader as Raw;
 use goblin::{elf32, elf64};
 use plain::Plain;
@@ -59,8 +59,20 @@ pub enum Error {
         entry: u64,
     },
     /// Not what a unikernel has to be.
-    #[error("neither Multiboot header nor PVH note, and not an x86-64 file at fixed addresses from 1 MiB on")]
+    #[error(
+        "neither Multiboot header nor PVH note, and not an x86-64 file that is at fixed addresses from 1 MiB on or \
+         position-independent"
+    )]
     Unikernel,
+    /// A program that a dynamic linker would have to finish.
+    #[error("needs a dynamic linker, or has a dynamic section or relocations that are malformed")]
+    Dynamic,
+    /// A relocation of another kind than those of a static program, or of what is not the program's.
+    #[error("the relocation at {addr:#x} is not R_X86_64_RELATIVE, or outside of all segments")]
+    Relocation {
+        /// What it is of.
+        addr: u64,
+    },
 }
 
 /// A part of the file.
@@ -85,12 +97,16 @@ pub struct Segment {
 pub struct Elf {
     /// Whether it is for x86-64, at fixed addresses.
     pub is_fixed_x86_64: bool,
+    /// Whether it is for x86-64, wherever there is room, and needs nobody else.
+    pub is_movable_x86_64: bool,
     /// Where it starts, as it stands in the file.
     pub entry: u64,
     /// What is to be loaded, without overlaps.
     pub segments: ArrayVec<Segment, SEGMENTS_MAX>,
     /// Notes.
     pub notes: ArrayVec<Segment, SEGMENTS_MAX>,
+    /// Where its relocations are told.
+    pub dynamic: Option<Segment>,
 }
 
 /// Reads a structure of any alignment.
@@ -112,11 +128,14 @@ impl Elf {
         if count > HEADERS_MAX {
             return Err(Error::Headers(count));
         }
+        let is_x86_64 = class == ELFCLASS64 && header.e_machine == EM_X86_64;
         let mut elf = Self {
-            is_fixed_x86_64: class == ELFCLASS64 && header.e_machine == EM_X86_64 && header.e_type == ET_EXEC,
+            is_fixed_x86_64: is_x86_64 && header.e_type == ET_EXEC,
+            is_movable_x86_64: is_x86_64 && header.e_type == ET_DYN,
             entry: header.e_entry,
             segments: ArrayVec::new(),
             notes: ArrayVec::new(),
+            dynamic: None,
         };
         let offset = usize::try_from(header.e_phoff).map_err(|_| Error::Truncated)?;
         for i in 0..usize::from(count) {
@@ -131,6 +150,8 @@ impl Elf {
                     }
                     elf.segments.try_push(segment).map_err(|_| Error::Headers(count))?;
                 }
+                PT_DYNAMIC => elf.dynamic = Some(Segment::check(&raw, len)?),
+                PT_INTERP => elf.is_movable_x86_64 = false,
                 PT_NOTE => {
                     let note = Segment::check(&Raw { p_paddr: 0, p_memsz: raw.p_filesz, ..raw }, len)?;
                     elf.notes.try_push(note).map_err(|_| Error::Headers(count))?;

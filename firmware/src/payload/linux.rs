@@ -5,13 +5,14 @@ use abi::e820;
 use abi::firmware::Protocol;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, little_endian as le};
 
+use super::info::Info;
 use super::modules::Module;
 use super::{Boot, Error, Source};
 use crate::error;
 use crate::handover::Entry;
 use crate::machine::Machine;
 use crate::memory_map::FOUR_GIB;
-use crate::places::{CMDLINE, HEAD, SETUP, STACK, ZERO_PAGE};
+use crate::places::{HEAD, SETUP, STACK, ZERO_PAGE};
 
 /// Where the setup header starts, in the file and in `boot_params`.
 pub const HEADER: usize = 0x1f1;
@@ -189,11 +190,11 @@ pub fn load<M: Machine>(
     if boot.cmdline.len > header.cmdline_size.get() && header.cmdline_size.get() != 0 {
         return Err(Error::CommandLine { len: boot.cmdline.len, max: header.cmdline_size.get() }.into());
     }
-    boot.load_cmdline()?;
+    let cmdline = boot.load_cmdline(&mut Info::default())?;
     let initrd = initrd(boot, header.initrd_addr_max.get())?;
     header.type_of_loader = LOADER;
     header.code32_start = (kernel as u32).into();
-    header.cmd_line_ptr = (CMDLINE.start as u32).into();
+    header.cmd_line_ptr = (cmdline as u32).into();
     (header.ramdisk_image, header.ramdisk_size) = ((initrd.0 as u32).into(), (initrd.1 as u32).into());
     if protocol == Protocol::Linux16 {
         return real_mode(boot, image, header);
@@ -301,4 +302,4 @@ fn real_mode<M: Machine>(
 
 /// The bytes of [`HEAD`] that tell a kernel of this protocol.
 pub const HEAD_LEN: usize = HEADER + size_of::<SetupHeader>();
-const _: () = assert!(HEAD_LEN as u64 <= HEAD.len);
+const _: () = assert!(HEAD_LEN as u64 <= HEAD.len && HEAD_LEN <= abi::bundle::SETUP_LEN);

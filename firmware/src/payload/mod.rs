@@ -8,6 +8,7 @@ pub mod multiboot1;
 pub mod multiboot2;
 pub mod pvh;
 pub mod qemu;
+pub mod relocate;
 pub mod unikernel;
 
 use abi::firmware::{Code, Protocol};
@@ -19,7 +20,11 @@ use crate::handover::Entry;
 use crate::machine::Machine;
 use crate::memory_map::MemoryMap;
 use crate::places::{CMDLINE, HEAD};
+use info::Info;
 use modules::Modules;
+
+/// Command lines of fewer bytes go to [`Info`].
+const SHORT: u32 = 1024;
 
 /// What is wrong with the payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -109,6 +114,15 @@ pub struct Source {
     pub len: u32,
 }
 
+impl Source {
+    /// Reads it to memory, and ends it with NUL.
+    fn read_text(&self, fw_cfg: &FwCfg, machine: &mut impl Machine, to: u64) -> Result<(), error::Error> {
+        fw_cfg.read(machine, self.item, self.offset, to, self.len)?;
+        machine.write(to + u64::from(self.len), 0u8);
+        Ok(())
+    }
+}
+
 impl From<Item> for Source {
     fn from(item: Item) -> Self {
         Self { item: item.select, offset: 0, len: item.size }
@@ -135,9 +149,22 @@ pub struct Boot<'a, M> {
     pub bios_services: bool,
 }
 
-/// Loads whatever there is.
+/// Loads whatever there is; how it is entered, and whether it may call the BIOS.
 #[inline(never)]
-pub fn load<M: Machine>(boot: &mut Boot<M>, files: &Files) -> Result<Entry, error::Error> {
+pub fn load<M: Machine>(
+    machine: &mut M,
+    fw_cfg: FwCfg,
+    map: &mut MemoryMap,
+    rsdp: Option<u64>,
+    files: &Files,
+) -> Result<(Entry, bool), error::Error> {
+    let mut modules = Modules::new();
+    let mut boot = Boot::new(machine, fw_cfg, map, &mut modules, rsdp);
+    let entry = find(&mut boot, files)?;
+    Ok((entry, boot.bios_services))
+}
+
+fn find<M: Machine>(boot: &mut Boot<M>, files: &Files) -> Result<Entry, error::Error> {
     if let Some(file) = files.protocol {
         boot.protocol = Some(asked(boot, file)?);
     }
@@ -196,8 +223,8 @@ fn file<M: Machine>(boot: &mut Boot<M>, kernel: Item) -> Result<Entry, error::Er
 #[inline(never)]
 fn asked<M: Machine>(boot: &mut Boot<M>, file: Item) -> Result<Protocol, error::Error> {
     let len = file.size.min(32);
-    boot.fw_cfg.read(boot.machine, file.select, 0, HEAD.start, len)?;
-    let text = boot.machine.bytes(HEAD.start, len as usize);
+    let at = boot.fw_cfg.fetch(boot.machine, file.select, 0, HEAD.start, len)?;
+    let text = boot.machine.bytes(at, len as usize);
     let word = text.split(|&byte| byte == 0).next().unwrap_or_default().trim_ascii();
     let found = Protocol::ALL.into_iter().find(|it| it.word().as_bytes() == word);
     Ok(found.ok_or(Error::Protocol)?)
@@ -243,14 +270,17 @@ impl<'a, M: Machine> Boot<'a, M> {
     fn set_modules(&mut self, files: &Files, initrd: u32) -> Result<(), error::Error> {
         let initrd = Item { select: abi::fw_cfg::key::INITRD_DATA, size: initrd };
         let initrd = (initrd.size > 0).then_some(initrd);
+        if initrd.is_none() && files.modules.is_none() {
+            return Ok(());
+        }
         modules::find(self.machine, &self.fw_cfg, files, initrd, self.modules)
     }
 
-    /// Reads the command line to [`CMDLINE`].
-    fn load_cmdline(&mut self) -> Result<(), error::Error> {
-        let Source { item, offset, len } = self.cmdline;
-        self.fw_cfg.read(self.machine, item, offset, CMDLINE.start, len)?;
-        self.machine.write(CMDLINE.start + u64::from(len), 0u8);
-        Ok(())
+    /// Reads the command line to where it stays: into `info`, if it is short, else to [`CMDLINE`].
+    fn load_cmdline(&mut self, info: &mut Info) -> Result<u64, error::Error> {
+        let len = self.cmdline.len;
+        let to = if len < SHORT { info.take(u64::from(len) + 1)? } else { CMDLINE.start };
+        self.cmdline.read_text(&self.fw_cfg, self.machine, to)?;
+        Ok(to)
     }
 }

@@ -13,7 +13,7 @@ use crate::error;
 use crate::handover::Entry;
 use crate::machine::Machine;
 use crate::memory_map::{FOUR_GIB, MemoryMap};
-use crate::places::{CMDLINE, HEAD};
+use crate::places::HEAD;
 
 /// How far into the file the header may be, all of it.
 const SEARCH: usize = 8192;
@@ -327,11 +327,10 @@ fn memory<M: Machine>(
 /// The command line, with a file's name before it.
 #[inline(never)]
 fn cmdline<M: Machine>(boot: &mut Boot<M>, info: &mut Info) -> Result<u64, error::Error> {
-    boot.load_cmdline()?;
     let len = boot.cmdline.len + IMAGE_NAME.len() as u32;
     let at = info.take(u64::from(len) + 1)?;
     boot.machine.write(at, *IMAGE_NAME);
-    boot.machine.copy(CMDLINE.start, at + IMAGE_NAME.len() as u64, boot.cmdline.len as usize + 1);
+    boot.cmdline.read_text(&boot.fw_cfg, boot.machine, at + IMAGE_NAME.len() as u64)?;
     Ok(at)
 }
 

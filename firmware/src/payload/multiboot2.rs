@@ -11,7 +11,7 @@ use super::{Boot, Source};
 use crate::error;
 use crate::handover::Entry;
 use crate::machine::Machine;
-use crate::places::{CMDLINE, HEAD};
+use crate::places::HEAD;
 
 const MAGIC: u32 = 0xe852_50d6;
 /// In EAX.
@@ -250,7 +250,6 @@ fn information<M: Machine>(
     kernel_end: u64,
     load_base: Option<u32>,
 ) -> Result<u32, error::Error> {
-    boot.load_cmdline()?;
     let mut placed = arrayvec::ArrayVec::<u32, { super::modules::MAX }>::new();
     for i in 0..boot.modules.len() {
         let module = boot.modules[i];
@@ -262,7 +261,7 @@ fn information<M: Machine>(
     let name_len = IMAGE_NAME.len() as u64;
     let at = tags.tag(tag::CMDLINE, name_len + u64::from(boot.cmdline.len) + 1)?;
     tags.machine.write(at, *IMAGE_NAME);
-    tags.machine.copy(CMDLINE.start, at + name_len, boot.cmdline.len as usize + 1);
+    boot.cmdline.read_text(&boot.fw_cfg, tags.machine, at + name_len)?;
     tags.put(tag::LOADER_NAME, *LOADER_NAME)?;
     for (module, &start) in boot.modules.iter().zip(&placed) {
         let at = tags.tag(tag::MODULE, 8 + u64::from(module.string_len) + 1)?;

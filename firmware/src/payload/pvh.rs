@@ -9,7 +9,7 @@ use super::{Boot, Error, Source};
 use crate::error;
 use crate::handover::Entry;
 use crate::machine::Machine;
-use crate::places::{CMDLINE, HEAD};
+use crate::places::HEAD;
 
 /// The most bytes of notes that are looked at.
 const NOTES_MAX: u32 = 4096;
@@ -84,9 +84,9 @@ fn enter<M: Machine>(boot: &mut Boot<M>, entry: u32) -> Result<Entry, error::Err
 /// 1 MiB reserved.
 #[inline(never)]
 pub fn start_info<M: Machine>(boot: &mut Boot<M>, low_reserved: bool) -> Result<u64, error::Error> {
-    boot.load_cmdline()?;
     let mut info = Info::default();
     let at = info.take(size_of::<StartInfo>() as u64)?;
+    let cmdline_paddr = boot.load_cmdline(&mut info)?;
     let modlist_paddr = info.take((boot.modules.len() * size_of::<pvh::Module>()) as u64)?;
     for i in 0..boot.modules.len() {
         let module = boot.modules[i];
@@ -118,7 +118,7 @@ pub fn start_info<M: Machine>(boot: &mut Boot<M>, low_reserved: bool) -> Result<
         flags: 0,
         nr_modules: boot.modules.len() as u32,
         modlist_paddr: if boot.modules.is_empty() { 0 } else { modlist_paddr },
-        cmdline_paddr: CMDLINE.start,
+        cmdline_paddr,
         rsdp_paddr: boot.rsdp.unwrap_or(0),
         memmap_paddr,
         memmap_entries: areas.len() as u32,

@@ -25,8 +25,8 @@ pub fn load<M: Machine>(boot: &mut Boot<M>, files: &Files, initrd: u32) -> Resul
     }
     boot.set_cmdline(files.cmdline)?;
     boot.set_modules(files, initrd)?;
-    boot.fw_cfg.read(boot.machine, key::SETUP_DATA, 0, HEAD.start, linux::HEAD_LEN as u32)?;
-    let head = boot.machine.bytes(HEAD.start, linux::HEAD_LEN);
+    let at = boot.fw_cfg.fetch(boot.machine, key::SETUP_DATA, 0, HEAD.start, linux::HEAD_LEN as u32)?;
+    let head = boot.machine.bytes(at, linux::HEAD_LEN);
     if let Some(header) = linux::SetupHeader::find(head) {
         let image = linux::Image {
             setup: Source { item: key::SETUP_DATA, offset: 0, len: setup },

@@ -76,7 +76,7 @@ const GIB: u64 = 1 << 30;
 /// Bytes above RAM that devices may have.
 const HIGH_LEN: u64 = 512 * GIB;
 
-/// Sets all devices up.
+/// Sets all devices up; how many buses have interrupt lines.
 #[inline(never)]
 pub fn set_up(
     machine: &mut impl Machine,
@@ -84,9 +84,10 @@ pub fn set_up(
     files: &Files,
     chipset: Chipset,
     map: &mut MemoryMap,
-) -> Result<(), error::Error> {
+) -> Result<u8, error::Error> {
     if chipset == Chipset::None {
-        return set_up_generic(machine, fw_cfg, files, map);
+        set_up_generic(machine, fw_cfg, files, map)?;
+        return Ok(0);
     }
     let access = chipset.access(machine);
     if let Some(ecam) = chipset.ecam() {
@@ -99,11 +100,11 @@ pub fn set_up(
         None => 0,
     };
     let windows = Windows { io: Some(IO), low: low(map), high: high(map, reserved_end) };
-    let mut topology = Topology::default();
+    let mut topology = Topology { has_lines: true, ..Topology::default() };
     scan::scan(machine, access, &mut topology)?;
     assign::assign(machine, access, &mut topology, &windows)?;
     route(machine, access, chipset, &topology);
-    Ok(())
+    Ok(topology.buses.len() as u8)
 }
 
 /// Sets the devices of a host bridge up that has no chipset around it.
@@ -116,9 +117,15 @@ fn set_up_generic(
 ) -> Result<(), error::Error> {
     let Some(windows) = generic::find(machine, fw_cfg, files)? else { return Ok(()) };
     map.set(PCI_ECAM.start, PCI_ECAM.end(), Kind::RESERVED)?;
+    give_addresses(machine, &windows)
+}
+
+/// With a stack frame of its own, which is large.
+#[inline(never)]
+fn give_addresses(machine: &mut impl Machine, windows: &Windows) -> Result<(), error::Error> {
     let mut topology = Topology::default();
     scan::scan(machine, generic::ACCESS, &mut topology)?;
-    Ok(assign::assign(machine, generic::ACCESS, &mut topology, &windows)?)
+    Ok(assign::assign(machine, generic::ACCESS, &mut topology, windows)?)
 }
 
 /// Below 4 GiB, behind RAM and configuration space.
@@ -141,7 +148,9 @@ pub struct Topology {
     pub buses: ArrayVec<scan::Bus, { scan::BUSES_MAX }>,
     /// What needs addresses, the largest first.
     pub resources: ArrayVec<scan::Resource, { scan::RESOURCES_MAX }>,
-    /// Functions with an interrupt pin.
+    /// Whether pins lead to interrupt lines.
+    pub has_lines: bool,
+    /// Functions with an interrupt pin, if they do.
     pub pins: ArrayVec<Pin, { scan::RESOURCES_MAX }>,
 }
 

@@ -155,7 +155,8 @@ fn take_in(
     function: Function,
     is_bridge: bool,
 ) -> Result<(), Error> {
-    let pin = access.read_u8(machine, function, INTERRUPT_PIN);
+    // Where there are no lines to be told of, nobody asks.
+    let pin = if topology.has_lines { access.read_u8(machine, function, INTERRUPT_PIN) } else { 0 };
     if let 1..=4 = pin {
         topology.pins.try_push(Pin { function, bus, pin: pin - 1 }).map_err(|_| Error::Resources)?;
     }

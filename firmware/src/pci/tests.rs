@@ -14,7 +14,7 @@ const IO_PORTS: u32 = 1;
 fn set_up(functions: Vec<Function>) -> (Fake, Result<(), Error>) {
     let mut fake = Fake::with_ram(4 << 20);
     fake.pci = Some(Pci::new(functions));
-    let mut topology = Topology::default();
+    let mut topology = Topology { has_lines: true, ..Topology::default() };
     let windows = Windows {
         io: Some(IO),
         low: Range::new(LOW_START, LOW_END),

@@ -1,9 +1,27 @@
-//! ELF kernels and their notes: what is accepted can be loaded without looking again.
+//! ELF kernels and their notes: what is accepted can be loaded without looking again, and relocated within itself.
 #![no_main]
 
+use std::cell::RefCell;
+
+use firmware::fake::Fake;
 use firmware::memory_map::FOUR_GIB;
-use firmware::payload::{elf::Elf, pvh};
+use firmware::payload::{elf::Elf, pvh, relocate::relocate};
 use libfuzzer_sys::fuzz_target;
+
+/// Where files are that can be anywhere, and how large they may be.
+const BASE: u64 = 2 << 20;
+const LEN: u64 = 64 << 10;
+
+thread_local! {
+    // One for all runs: what one leaves in memory counts for nothing in the next.
+    static MACHINE: RefCell<Fake> = RefCell::new(machine());
+}
+
+fn machine() -> Fake {
+    let mut fake = Fake::with_ram((BASE + LEN) as usize);
+    fake.mapped.push((BASE, 2 * BASE));
+    fake
+}
 
 fuzz_target!(|data: &[u8]| {
     let note = pvh::find(data, 4);
@@ -22,6 +40,15 @@ fuzz_target!(|data: &[u8]| {
     }
     if let Some(entry) = elf.physical_entry() {
         assert!(elf.segments.iter().any(|it| it.addr <= entry && entry < it.addr + it.mem_len));
+    }
+    if elf.is_movable_x86_64 && elf.extent().end() <= LEN {
+        MACHINE.with_borrow_mut(|machine| {
+            for segment in &elf.segments {
+                let bytes = &data[segment.offset as usize..][..segment.file_len as usize];
+                machine.memory[(BASE + segment.addr) as usize..][..bytes.len()].copy_from_slice(bytes);
+            }
+            let _ = relocate(machine, &elf, BASE);
+        });
     }
     #[cfg(feature = "planted")]
     fuzz::plant(&[elf.is_fixed_x86_64, elf.segments.len() == 1, elf.physical_entry().is_none()]);

@@ -39,7 +39,7 @@ fuzz_target!(|data: &[u8]| {
         low: Range::new(0xc000_0000, 0xfec0_0000),
         high: Range::new(1 << 32, 1 << 40),
     };
-    let mut topology = Topology::default();
+    let mut topology = Topology { has_lines: true, ..Topology::default() };
     let done = scan::scan(&mut machine, Access::Ports, &mut topology)
         .and_then(|()| assign::assign(&mut machine, Access::Ports, &mut topology, &windows));
     if done.is_ok() {

@@ -1,5 +1,15 @@
 //! What Jiffy's firmware is told, and how it says that something failed.
 
+use crate::layout::{EBDA, FIRMWARE_RAM, Range};
+
+/// Memory that any start touches. A VMM that has it ready spares the guest a fault for each page.
+pub const TOUCHED: [Range; 4] = [
+    Range::new(0, 0x1000),
+    Range::new(0x9000, 0xa000),
+    Range::new(FIRMWARE_RAM.end() - 0x5000, FIRMWARE_RAM.end() - 0x1000),
+    Range::new(EBDA.end() - 0x1000, EBDA.end()),
+];
+
 /// fw_cfg file: the payload, as it is on disk.
 pub const KERNEL: &str = "opt/jiffy/kernel";
 /// fw_cfg file: the command line; a NUL at its end may be left out.

@@ -53,7 +53,7 @@ pub const BOOT_PAGE_TABLES: Range = Range::new(0x9000, 0x2_0000);
 /// Command line, NUL-terminated.
 pub const CMDLINE: Range = Range::new(0x2_0000, 0x3_0000);
 /// Stack and buffers of our own firmware.
-pub const FIRMWARE_RAM: Range = Range::new(0x7_0000, 0x9_0000);
+pub const FIRMWARE_RAM: Range = Range::new(0x7_0000, 0x9_8000);
 /// Extended BIOS data area: the end of conventional memory.
 pub const EBDA: Range = Range::new(0x9_fc00, 0xa_0000);
 /// ACPI tables; the RSDP is at the start, where a scan of the BIOS area finds it (ACPI 6.5, 5.2.5.1).

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod announce;
+pub mod bundle;
 pub mod e820;
 pub mod firmware;
 pub mod fw_cfg;

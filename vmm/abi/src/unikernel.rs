@@ -1,8 +1,10 @@
 //! How Jiffy's firmware enters a plain ELF64 file, so that a unikernel needs no boot code of its own.
 //!
-//! The file is for x86-64, `ET_EXEC`, has neither a Multiboot header nor a PVH note (or is asked for by
-//! [`crate::firmware::PROTOCOL`]), and its `PT_LOAD` segments have physical addresses from 1 MiB to 4 GiB, in RAM and
-//! equal to the virtual ones. It is entered at `e_entry` in this state:
+//! The file is for x86-64, has neither a Multiboot header nor a PVH note (or is asked for by
+//! [`crate::firmware::PROTOCOL`]), and its `PT_LOAD` segments have physical addresses equal to the virtual ones. Those
+//! of an `ET_EXEC` file are from 1 MiB to 4 GiB, in RAM. An `ET_DYN` file without an interpreter, which
+//! compilers call a static PIE, is moved by a multiple of [`ALIGN`] to the lowest place where there is room, and its
+//! relocations, all of them `R_X86_64_RELATIVE` with addends, are done. The file is entered at `e_entry` in this state:
 //!
 //! | | |
 //! |-|-|
@@ -23,6 +25,8 @@
 //! GDT, page tables, stack, start info, command line, memory map and the list of modules lie below 1 MiB, which the
 //! memory map calls reserved as a whole. Modules lie in RAM above.
 
+/// Position-independent files are moved by multiples of this.
+pub const ALIGN: u64 = 2 << 20;
 /// In RSI: "JIF1".
 pub const MAGIC: u64 = u32::from_le_bytes(*b"JIF1") as u64;
 /// In CS.

@@ -11,6 +11,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use libc::{c_int, iovec, off_t};
 use rustix::fs::{FallocateFlags, fallocate, fdatasync};
 use rustix::io::Errno;
+use vm_memory::bitmap::Bitmap;
 
 use super::segments::{AlignedBuffer, Segments};
 use super::{Backend, Geometry, Operation};
@@ -37,8 +38,9 @@ impl Raw {
 
     fn read(&self, offset: u64, to: &[Slice<'_>]) -> io::Result<()> {
         if self.is_aligned(to) {
-            // Whoever began it notes which pages it fills.
-            return Segments::new(to).transfer(offset, |rest, offset| self.preadv(rest, offset));
+            let result = Segments::new(to).transfer(offset, |rest, offset| self.preadv(rest, offset));
+            mark_dirty(to);
+            return result;
         }
         let mut bounce = AlignedBuffer::new(total(to), self.align);
         Segments::of_buffer(bounce.bytes()).transfer(offset, |rest, offset| self.preadv(rest, offset))?;
@@ -152,4 +154,10 @@ impl Backend for Raw {
 
 fn total(slices: &[Slice<'_>]) -> usize {
     slices.iter().map(Slice::len).sum()
+}
+
+fn mark_dirty(slices: &[Slice<'_>]) {
+    for slice in slices {
+        slice.bitmap().mark_dirty(0, slice.len());
+    }
 }

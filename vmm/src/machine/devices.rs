@@ -13,6 +13,7 @@ use crate::bus::BusDevice;
 use crate::config::{MachineKind, VmSpec};
 use crate::devices::console::{InputPort, Terminal};
 use crate::devices::legacy::{AcpiPm, Cmos, DebugExit, FwCfg, I8042, JiffyPorts, Pvpanic, SerialPort};
+use crate::devices::pci::ConfigPorts;
 use crate::devices::worker::Source;
 use crate::interrupt::Pin;
 use crate::kvm::Vm;
@@ -32,7 +33,6 @@ struct Entry {
 pub struct Devices {
     table: Vec<Entry>,
     virtio: VirtioDevices,
-    firmware: bool,
     /// What takes input from the user.
     pub input: Arc<dyn InputPort>,
     /// Jiffy's own ports, for the exit status.
@@ -64,18 +64,20 @@ impl Devices {
             Some(input) => Arc::clone(input) as Arc<dyn InputPort>,
             None => serial,
         };
-        Ok(Self { table, virtio, firmware: false, input, jiffy })
+        Ok(Self { table, virtio, input, jiffy })
     }
 
     /// Adds what only a firmware finds.
     pub(super) fn add_firmware(&mut self, fw_cfg: FwCfg) {
-        self.firmware = true;
         let entry = |name, first: u16, len, device| {
             let ports = Range { start: first.into(), len };
             Entry { name, ports, device, aml: None }
         };
         self.table.push(entry("fw-cfg", fw_cfg::SELECTOR, FwCfg::LEN, Arc::new(fw_cfg)));
         self.table.push(entry("debug-exit", ports::DEBUG_EXIT, 1, Arc::new(DebugExit)));
+        if let Some(config) = self.virtio.config_ports() {
+            self.table.push(entry("pci-config", ports::PCI_CONFIG, ConfigPorts::LEN, Arc::new(config)));
+        }
     }
 
     /// The devices at their places.
@@ -84,7 +86,7 @@ impl Devices {
         for entry in &self.table {
             buses.ports.insert(entry.ports, Arc::clone(&entry.device))?;
         }
-        self.virtio.insert(&mut buses, self.firmware)?;
+        self.virtio.insert(&mut buses)?;
         Ok(buses)
     }
 

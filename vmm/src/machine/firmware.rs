@@ -63,6 +63,7 @@ impl Firmware {
             contents.set(selector, u16::from(spec.cpus).to_le_bytes().to_vec());
         }
         contents.list_files();
+        contents.bundle()?;
         Ok((rom, contents))
     }
 }

@@ -104,6 +104,9 @@ pub fn load(boot: BootState, memory: &Memory) -> Result<Start, Error> {
     for write in &boot.writes {
         memory.fill(write.addr, write.len(), |slice| write.place(slice))?;
     }
+    if boot.firmware.is_some() {
+        memory.populate(&abi::firmware::TOUCHED);
+    }
     let firmware = boot.firmware.map(|it| Firmware::load(it, memory)).transpose()?;
     Ok(Start::Boot { cpu: boot.cpu, firmware })
 }

@@ -4,7 +4,6 @@ use std::fmt;
 use std::sync::Arc;
 
 use abi::layout::{self, Range};
-use abi::ports;
 use acpi_tables::Aml;
 
 use super::Error;
@@ -90,8 +89,8 @@ impl VirtioDevices {
         Ok((Self { attached, bus }, device_memory))
     }
 
-    /// Puts them on the buses. Only a firmware gets the ports: Linux would use them.
-    pub(super) fn insert(&self, buses: &mut Buses, firmware: bool) -> Result<(), Error> {
+    /// Puts them on the buses.
+    pub(super) fn insert(&self, buses: &mut Buses) -> Result<(), Error> {
         for attached in &self.attached {
             if let Place::Mmio { registers, aml } = &attached.place {
                 buses.mmio.insert(aml.window, registers.clone())?;
@@ -102,12 +101,13 @@ impl VirtioDevices {
             buses.mmio.insert(ecam, Arc::new(Ecam(bus.clone())))?;
             let window = Arc::new(Window::new(bus.clone(), layout::PCI_MMIO.start));
             buses.mmio.insert(layout::PCI_MMIO, window)?;
-            if firmware {
-                let range = Range { start: ports::PCI_CONFIG.into(), len: ConfigPorts::LEN };
-                buses.ports.insert(range, Arc::new(ConfigPorts::new(bus.clone())))?;
-            }
         }
         Ok(())
+    }
+
+    /// Ports to configuration space, if there is a bus. Only a firmware gets them: Linux would use them.
+    pub(super) fn config_ports(&self) -> Option<ConfigPorts> {
+        self.bus.clone().map(ConfigPorts::new)
     }
 
     /// Whether there is a PCI bus.

@@ -75,6 +75,16 @@ impl Mapping {
         Ok(unsafe { madvise(self.addr, self.len, Advice::LinuxHugepage) }?)
     }
 
+    /// Has pages ready for writing, where the kernel can (Linux 5.14).
+    pub fn populate(&self, offset: usize, len: usize) {
+        let end = offset.saturating_add(len).min(self.len);
+        if let Some(len) = end.checked_sub(offset) {
+            // Without it, pages come when they are touched.
+            // SAFETY: the range is ours, and the advice does not change contents.
+            let _ = unsafe { madvise(self.addr.wrapping_byte_add(offset), len, Advice::LinuxPopulateWrite) };
+        }
+    }
+
     /// Asks that what would be the first huge page be small ones.
     pub fn advise_small_start(&self) -> io::Result<()> {
         // SAFETY: as above.

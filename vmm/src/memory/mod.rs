@@ -101,6 +101,15 @@ impl Memory {
         advised.map_err(|source| Error::Map { size: HUGE_PAGE as u64, huge: HugePages::Default, source })
     }
 
+    /// Has pages at the start of RAM ready that are touched soon, for less than a fault takes for each.
+    pub fn populate(&self, ranges: &[Range]) {
+        let map = self.map.memory();
+        let Some(first) = map.iter().next() else { return };
+        first.get_mmap().bitmap().mapping().into_iter().for_each(|mapping| {
+            ranges.iter().for_each(|range| mapping.populate(range.start as usize, range.len as usize));
+        });
+    }
+
     /// The map as it is now.
     #[must_use]
     pub fn map(&self) -> Arc<Map> {

@@ -9,7 +9,8 @@
 # What holds when `firmware_main` is called:
 #  1. 64-bit mode; CS is CODE64; SS, DS and ES are DATA; FS and GS are as after reset, with base 0.
 #  2. The first 2 MiB and the last 2 MiB below 4 GiB are mapped to themselves, writable, in 2 MiB pages; the tables
-#     are at PAGE_TABLES, four page directories with room for all of 4 GiB, whose other entries hold anything.
+#     are PML4, PAGE_POINTERS and PAGE_DIRECTORIES, one for each GiB, but the fourth GiB has the first one's. All
+#     other entries hold anything.
 #  3. SSE can be used: CR0.EM clear, CR0.MP set, CR4.OSFXSR and CR4.OSXMMEXCPT set. Caches are on.
 #  4. The stack is empty, aligned as the System V ABI asks, and ends at `stack_top`.
 #  5. Interrupts are off and there is no IDT: an exception resets the machine.
@@ -17,12 +18,13 @@
 #
 # Selectors and the bits of control registers, page tables and descriptors come from main.rs.
 
-.set PML4, {PAGE_TABLES}
-.set PDPT, PML4 + 0x1000
-.set PD, PDPT + 0x1000
+.set PML4, {PML4}
+.set PDPT, {PAGE_POINTERS}
+.set PD, {PAGE_DIRECTORIES}
+.set HIGH, 0x90000                      # the segment that has the first two; the third is in segment 0
 .set GIBS, 4                            # one page directory each
-.set PAGE_2M, 1 << 21
 .set LAST_PAGE, 0xffe00000
+.set LAST_ENTRY, 511 * 8
 
 .section .reset, "ax", @progbits
 .code16
@@ -35,32 +37,26 @@ reset_vector:
 real_mode:
     cli
     cld
-    lgdtl %cs:(gdt_pointer - {REAL_MODE_BASE})
-    movl ${CR0_PROTECTED}, %eax
-    movl %eax, %cr0
-    ljmpl ${CODE32}, $protected_mode
-
-.code32
-protected_mode:
-    movl ${DATA}, %eax
-    movl %eax, %ss
-    movl %eax, %ds
-    movl %eax, %es
-
-    # After a warm reset RAM holds what it held: both halves of every entry that counts are written.
+    # After a warm reset RAM holds what it held: both halves of every entry that counts are written. The last GiB
+    # shares the directory of the first until more has to be mapped: each page that is touched costs an exit.
     xorl %edx, %edx
-    movl $(PDPT + {TABLE}), PML4
-    movl %edx, PML4 + 4
+    movw %dx, %es
+    movw $(HIGH >> 4), %ax
+    movw %ax, %ds
+    movl $(PDPT + {TABLE}), PML4 - HIGH
+    movl %edx, PML4 - HIGH + 4
     .set gib, 0
-    .rept GIBS
-    movl $(PD + gib * 0x1000 + {TABLE}), PDPT + gib * 8
-    movl %edx, PDPT + gib * 8 + 4
+    .rept GIBS - 1
+    movl $(PD + gib * 0x1000 + {TABLE}), PDPT - HIGH + gib * 8
+    movl %edx, PDPT - HIGH + gib * 8 + 4
     .set gib, gib + 1
     .endr
-    movl ${PAGE}, PD
-    movl %edx, PD + 4
-    movl $(LAST_PAGE + {PAGE}), PD + LAST_PAGE / PAGE_2M * 8
-    movl %edx, PD + LAST_PAGE / PAGE_2M * 8 + 4
+    movl $(PD + {TABLE}), PDPT - HIGH + gib * 8
+    movl %edx, PDPT - HIGH + gib * 8 + 4
+    movl ${PAGE}, %es:PD
+    movl %edx, %es:PD + 4
+    movl $(LAST_PAGE + {PAGE}), %es:PD + LAST_ENTRY
+    movl %edx, %es:PD + LAST_ENTRY + 4
 
     movl ${CR4_LONG}, %eax
     movl %eax, %cr4
@@ -69,12 +65,18 @@ protected_mode:
     movl ${EFER}, %ecx
     movl ${EFER_LONG}, %eax
     wrmsr
+    lgdtl %cs:(gdt_pointer - {REAL_MODE_BASE})
+    # Protection and paging at once, which is one exit less (AMD APM 2, 14.6.2: paging needs protection, not before).
     movl ${CR0_LONG}, %eax
     movl %eax, %cr0
     ljmpl ${CODE64}, $long_mode
 
 .code64
 long_mode:
+    movl ${DATA}, %eax
+    movl %eax, %ss
+    movl %eax, %ds
+    movl %eax, %es
     movl $stack_top, %esp
     xorl %ebp, %ebp
     movabsq $firmware_main, %rax

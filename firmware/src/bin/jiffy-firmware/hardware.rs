@@ -5,10 +5,10 @@ use core::ptr;
 use core::slice;
 
 use firmware::machine::Machine;
-use firmware::places::PAGE_TABLES;
+use firmware::places::{PAGE_DIRECTORIES, PAGE_POINTERS};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::PAGE;
+use crate::{PAGE, TABLE};
 
 /// The real machine. There is one, and the one processor that runs has it.
 pub struct Hardware {
@@ -28,10 +28,45 @@ impl Hardware {
 }
 
 const PAGE_BITS: u32 = 21;
+const PAGES_IN_DIRECTORY: u64 = 512;
+const PAGE_LEN: u64 = 1 << PAGE_BITS;
 /// The last page below 4 GiB.
 const LAST_PAGE: u64 = (1 << (32 - PAGE_BITS)) - 1;
 /// The first page directory; those of all 4 GiB stand one behind the other.
-const DIRECTORY: u64 = PAGE_TABLES.start + 0x2000;
+const DIRECTORY: u64 = PAGE_DIRECTORIES.start;
+/// The last one.
+const LAST_DIRECTORY: u64 = DIRECTORY + 3 * 0x1000;
+
+impl Hardware {
+    /// Maps a range that is not empty.
+    #[inline(never)]
+    fn map_more(&mut self, addr: u64, len: u64) {
+        // Four at once; the neighbours may as well be mapped.
+        let (first, last) = (addr >> PAGE_BITS & !3, ((addr + len - 1) >> PAGE_BITS).min(LAST_PAGE) | 3);
+        // From here on the first directory and the last have to be two.
+        if last >= PAGES_IN_DIRECTORY - 1 {
+            self.write(LAST_DIRECTORY + (PAGES_IN_DIRECTORY - 1) * 8, LAST_PAGE << PAGE_BITS | PAGE.bits());
+            self.write(PAGE_POINTERS.start + 3 * 8, LAST_DIRECTORY | TABLE.bits());
+        }
+        let entry = first << PAGE_BITS | PAGE.bits();
+        let two = [entry, entry + PAGE_LEN];
+        // All that compilers make of this loop takes twice as many instructions, and it is the longest of a start.
+        // SAFETY: the page directories are no Rust object's.
+        unsafe {
+            asm!("movups {entries}, [{two}]", "movups {step}, [{step_of}]",
+                "2:", "movups [{at}], {entries}", "paddq {entries}, {step}", "movups [{at} + 16], {entries}",
+                "paddq {entries}, {step}", "add {at}, 32", "cmp {at}, {end}", "jb 2b",
+                two = in(reg) &two, step_of = in(reg) &[2 * PAGE_LEN; 2], entries = out(xmm_reg) _, step = out(xmm_reg) _,
+                at = inout(reg) DIRECTORY + first * 8 => _, end = in(reg) DIRECTORY + last * 8,
+                options(nostack));
+        }
+        // What the processor may have kept of entries that held anything.
+        // SAFETY: CR3 is written with what it holds.
+        unsafe {
+            asm!("mov {cr3}, cr3", "mov cr3, {cr3}", cr3 = out(reg) _, options(nostack, preserves_flags));
+        };
+    }
+}
 
 const fn at<T>(addr: u64) -> *mut T {
     ptr::with_exposed_provenance_mut(addr as usize)
@@ -81,24 +116,11 @@ impl Machine for Hardware {
         }
     }
 
+    #[inline]
     fn map(&mut self, addr: u64, len: u64) {
-        if len == 0 {
-            return;
+        if len > 0 && addr + len > PAGE_LEN {
+            self.map_more(addr, len);
         }
-        let (first, last) = (addr >> PAGE_BITS, (addr + len - 1) >> PAGE_BITS);
-        let pages = last.min(LAST_PAGE) + 1 - first;
-        // All that compilers make of this loop takes twice as many instructions, and it is the longest of a start.
-        // SAFETY: the page directories are no Rust object's.
-        unsafe {
-            asm!("2:", "mov [{at}], {entry}", "add {entry}, {page}", "add {at}, 8", "dec {pages}", "jnz 2b",
-                at = inout(reg) DIRECTORY + first * 8 => _, entry = inout(reg) first << PAGE_BITS | PAGE.bits() => _,
-                pages = inout(reg) pages => _, page = const 1 << PAGE_BITS, options(nostack));
-        }
-        // What the processor may have kept of entries that held anything.
-        // SAFETY: CR3 is written with what it holds.
-        unsafe {
-            asm!("mov {cr3}, cr3", "mov cr3, {cr3}", cr3 = out(reg) _, options(nostack, preserves_flags));
-        };
     }
 
     fn read<T: FromBytes>(&self, addr: u64) -> T {

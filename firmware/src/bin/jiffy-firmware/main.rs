@@ -14,7 +14,7 @@ use core::panic::PanicInfo;
 use abi::{layout, unikernel};
 use firmware::bios;
 use firmware::handover::Entry;
-use firmware::places::PAGE_TABLES;
+use firmware::places::{PAGE_DIRECTORIES, PAGE_POINTERS, PML4};
 use hardware::Hardware;
 use x86_64::instructions::hlt;
 use x86_64::registers::control::{Cr0Flags, Cr4Flags, EferFlags};
@@ -53,14 +53,14 @@ const GDT_CODE16: DescriptorFlags = GDT_DATA16.union(DescriptorFlags::EXECUTABLE
 global_asm!(
     include_str!("entry.S"),
     REAL_MODE_BASE = const layout::ROM.end() - 0x1_0000,
-    PAGE_TABLES = const PAGE_TABLES.start,
-    CODE32 = const CODE32,
+    PML4 = const PML4.start,
+    PAGE_POINTERS = const PAGE_POINTERS.start,
+    PAGE_DIRECTORIES = const PAGE_DIRECTORIES.start,
     CODE64 = const CODE64,
     DATA = const DATA,
     GDT_CODE32 = const DescriptorFlags::KERNEL_CODE32.bits(),
     GDT_CODE64 = const DescriptorFlags::KERNEL_CODE64.bits(),
     GDT_DATA = const DescriptorFlags::KERNEL_DATA.bits(),
-    CR0_PROTECTED = const CR0_PROTECTED.bits(),
     CR0_LONG = const CR0_LONG.bits(),
     CR4_LONG = const CR4_LONG.bits(),
     EFER = const EFER,

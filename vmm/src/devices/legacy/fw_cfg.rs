@@ -6,8 +6,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use abi::fw_cfg::{DATA, DMA_ADDRESS_HIGH, DMA_ADDRESS_LOW, DMA_SIGNATURE, DmaAccess, SELECTOR, dma};
 use serde::{Deserialize, Serialize};
-use vm_memory::VolatileSlice;
-use vm_memory::bitmap::BitmapSlice;
 use zerocopy::FromBytes;
 
 use crate::boot::firmware::{Content, Contents};
@@ -18,8 +16,6 @@ use crate::state::{self, Saved};
 const DATA_OFFSET: u64 = (DATA - SELECTOR) as u64;
 const HIGH_OFFSET: u64 = (DMA_ADDRESS_HIGH - SELECTOR) as u64;
 const LOW_OFFSET: u64 = (DMA_ADDRESS_LOW - SELECTOR) as u64;
-/// How much passes through a buffer at once.
-const CHUNK: u64 = 256 << 10;
 
 /// The ports from [`SELECTOR`] on.
 #[derive(Debug)]
@@ -85,25 +81,10 @@ impl FwCfg {
 
     /// Copies from the selected item to guest memory.
     fn copy(&self, place: Place, len: u64, address: u64) -> Result<(), crate::memory::Error> {
-        let content = self.contents.get(place.selector);
-        self.memory.fill(address, len, |slice| fill(content, place.offset, slice))
+        let nothing = Content::default();
+        let content = self.contents.get(place.selector).unwrap_or(&nothing);
+        self.memory.fill(address, len, |slice| content.fill(place.offset, slice))
     }
-}
-
-/// Fills `slice` from `offset` of an item on; with zeros where there is no item, or no more of it.
-fn fill<B: BitmapSlice>(
-    content: Option<&Content>,
-    offset: u64,
-    slice: &VolatileSlice<'_, B>,
-) -> io::Result<()> {
-    let len = slice.len() as u64;
-    let mut buffer = vec![0; len.min(CHUNK) as usize];
-    for start in (0..len).step_by(CHUNK as usize) {
-        let chunk = &mut buffer[..(len - start).min(CHUNK) as usize];
-        read(content, offset.saturating_add(start), chunk)?;
-        slice.subslice(start as usize, chunk.len()).map_err(io::Error::other)?.copy_from(chunk);
-    }
-    Ok(())
 }
 
 fn read(content: Option<&Content>, offset: u64, to: &mut [u8]) -> io::Result<()> {

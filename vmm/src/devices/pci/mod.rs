@@ -199,7 +199,7 @@ impl BusDevice for ConfigPorts {
     fn restore(&self, saved: &[u8]) -> Result<(), state::Error> {
         let damaged = state::Error::Damaged { name: "PCI ports" };
         let bytes = saved.try_into().map_err(|_| damaged)?;
-        self.address.store(u32::from_le_bytes(bytes), Ordering::Relaxed);
+        self.address.store(u32::from_le_bytes(bytes) & 0x80ff_fffc, Ordering::Relaxed);
         Ok(())
     }
 }

@@ -92,6 +92,15 @@ fn both_ways_lead_to_the_same_function() {
 }
 
 #[test]
+fn the_address_that_was_chosen_is_saved() {
+    let (ports, other) = (ConfigPorts::new(bus()), ConfigPorts::new(bus()));
+    ports.write(0, &(1_u32 << 31 | 3 << 11).to_le_bytes());
+    other.restore(&ports.save().unwrap()).unwrap();
+    assert_eq!(dword(&other, 4), 0x1044_1af4);
+    assert!(other.restore(&[0; 3]).is_err());
+}
+
+#[test]
 fn a_bar_says_its_size_and_can_be_moved() {
     let bus = bus();
     let (ecam, window) = (Ecam(bus.clone()), Window::new(bus, START));

@@ -13,7 +13,6 @@
 mod block;
 mod console;
 mod context;
-mod descriptors;
 mod entropy;
 mod net;
 mod pmem;

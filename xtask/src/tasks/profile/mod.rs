@@ -28,6 +28,9 @@ pub struct Args {
     /// The kernel: jiffy's own, Debian's, or a file: a vmlinux, or another guest with a PVH entry; with its symbols
     #[arg(long, value_name = "fast|debian|FILE", default_value = "fast")]
     kernel: PathBuf,
+    /// Start the kernel by Jiffy's firmware
+    #[arg(long, conflicts_with = "qemu")]
+    firmware: bool,
     /// The guest's RAM, in MiB
     #[arg(long, value_name = "MIB", default_value_t = 128)]
     memory: u32,
@@ -127,10 +130,15 @@ fn profile(ctx: &Ctx, args: &Args) -> Result<Profile> {
     let mut lab = Lab::new(Way::Nested(Speed::Exact { seed: args.seed }));
     lab.memory_mib = 1024 + args.memory;
     lab.file("jiffy", &built::JIFFY.path(ctx)?).file("initrd", &initrd).file("kernel", &kernel);
-    let linux = if is_linux { "--initrd {initrd} --protocol linux64" } else { "--protocol pvh" };
+    let mut how = if is_linux { "--initrd {initrd} --protocol linux64" } else { "--protocol pvh" }.to_owned();
+    if args.firmware {
+        lab.file("rom", &built::FIRMWARE.path(ctx)?);
+        how.push_str(" --firmware {rom}");
+    } else {
+        how.push_str(" --kaslr off");
+    }
     let line = format!(
-        "{{jiffy}} run --kernel {{kernel}} {linux} --kaslr off --cpus 1 --memory {}M --timeline json \
-         --timeline-origin {{origin}}",
+        "{{jiffy}} run --kernel {{kernel}} {how} --cpus 1 --memory {}M --timeline json --timeline-origin {{origin}}",
         args.memory
     );
     let words = line.split_whitespace().map(str::to_owned).chain(args.jiffy.iter().cloned());

@@ -59,13 +59,15 @@ fn write(to: &mut String, rows: &[Row], nested: &[nested::Start], sizes: &[Size]
         let target = format!("{} {}", row.target.instructions, row.target.accesses);
         writeln!(to, " {target:>11} {verdict}")?;
     }
-    if !nested.is_empty() {
+    if let Some(start) = nested.first() {
         writeln!(
             to,
-            "\nUnder jiffy, nested: millions of instructions from the reset vector to a PVH payload\n"
+            "\nUnder jiffy, nested: millions of instructions from the reset vector to a PVH payload (the first entry into\n\
+             the guest took {:.3} before)\n",
+            start.entry_minstr
         )?;
     }
-    for nested::Start { firmware, minstr } in nested {
+    for nested::Start { firmware, minstr, .. } in nested {
         let verdict = match firmware {
             Firmware::Jiffy if *minstr <= nested::TARGET => format!("jiffy ≤ {} met", nested::TARGET),
             Firmware::Jiffy => format!("jiffy ≤ {} MISSED", nested::TARGET),
