@@ -15,7 +15,7 @@ use xtask::ctx::{Ctx, Options};
 use xtask::kernel::Kernel;
 use xtask::lab::{Lab, Speed, StepReport, Way};
 use xtask::probe::{self, Level};
-use xtask::tuned::Recipe;
+use xtask::tuned::{Recipe, Variant};
 use xtask::{built, initramfs};
 
 use crate::Guest;
@@ -68,7 +68,7 @@ pub fn debian(ctx: &Ctx, lab: &mut Lab, place: &Path, modules: &[&str]) -> Resul
 
 /// Has `lab` get `{fast}`, the guest kernel made for `jiffy`. False if there is none, which standard error then says.
 pub fn fast(ctx: &Ctx, lab: &mut Lab) -> Result<bool> {
-    match Recipe::read(ctx)?.cached(ctx) {
+    match Recipe::read(ctx, Variant::Fast)?.cached(ctx) {
         Some(kernel) => lab.file("fast", &kernel.image()),
         None => {
             eprintln!("without the kernel `fast`, which has not been built (cargo xtask kernel build)");

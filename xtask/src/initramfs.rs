@@ -1,7 +1,7 @@
 //! Initial RAM file systems with `jiffy-init` as PID 1.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use abi::init_config::{self, Directive};
@@ -52,6 +52,16 @@ pub fn add_busybox(cpio: &mut Cpio, ctx: &Ctx) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The archive's bytes, and behind them those of the archive `modules`, if there is one: all modules of a kernel. The
+/// kernel finds what loads those that it asks for itself: busybox.
+pub fn build(mut cpio: Cpio, modules: Option<&Path>) -> Result<Vec<u8>> {
+    let Some(modules) = modules else { return cpio.build() };
+    cpio.add("sbin/modprobe", Entry::Symlink("/bin/modprobe".to_owned()));
+    let mut archive = cpio.build()?;
+    archive.extend(fs::read(modules).with_context(|| format!("cannot read {}", modules.display()))?);
+    Ok(archive)
 }
 
 /// What depends on what, in the form of `modules.dep.5`: all that a module needs, to be loaded from right to left.

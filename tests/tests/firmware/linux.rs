@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
 use tests::suite;
 use xtask::kernel::Kernel;
-use xtask::tuned::Recipe;
+use xtask::tuned::{Recipe, Variant};
 use xtask::{built, initramfs};
 
 use super::{boot, machine};
@@ -30,7 +30,7 @@ pub(super) fn trials(place: &Path) -> Result<Vec<Trial>> {
     for protocol in [Protocol::Linux64, Protocol::Linux32, Protocol::Linux16] {
         kernels.push(("debian_bzimage", debian.image.clone(), Some(protocol)));
     }
-    if let Some(tuned) = Recipe::read(&ctx)?.cached(&ctx) {
+    if let Some(tuned) = Recipe::read(&ctx, Variant::Fast)?.cached(&ctx) {
         kernels.push(("fast_vmlinux", tuned.vmlinux(), None));
     }
     let trials = kernels.iter().flat_map(|(name, kernel, protocol)| {

@@ -1,28 +1,47 @@
-//! Jiffy's own guest kernel, if it has been built: no CPU goes without what it needs against leaks.
+//! Jiffy's own guest kernels, each if it has been built: no CPU goes without what it needs against leaks, and modules are
+//! loaded.
 
 mod mitigations;
+mod modules;
 mod qmp;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use libtest_mimic::Trial;
 use tests::suite;
-use xtask::tuned::{Recipe, Tuned};
+use xtask::ctx::Ctx;
+use xtask::tuned::{Recipe, Tuned, Variant};
 
 fn main() -> ExitCode {
-    match fast() {
-        Ok(None) => {
-            eprintln!("without the kernel `fast`, which has not been built (cargo xtask kernel build)");
-            ExitCode::SUCCESS
-        }
-        fast => suite::run(|ctx, place| match fast? {
-            Some(fast) => mitigations::trials(ctx, &fast, place),
-            None => Ok(Vec::new()),
-        }),
+    match built() {
+        Ok(built) if built.is_empty() => ExitCode::SUCCESS,
+        built => suite::run(|ctx, place| trials(ctx, place, &built?)),
     }
 }
 
-fn fast() -> Result<Option<Tuned>> {
+fn built() -> Result<Vec<Tuned>> {
     let ctx = suite::context()?;
-    Ok(Recipe::read(&ctx)?.cached(&ctx))
+    let mut built = Vec::new();
+    for variant in Variant::ALL {
+        match Recipe::read(&ctx, variant)?.cached(&ctx) {
+            Some(tuned) => built.push(tuned),
+            None => eprintln!(
+                "without the kernel `{variant}`, which has not been built (cargo xtask kernel build --variant {variant})"
+            ),
+        }
+    }
+    Ok(built)
+}
+
+fn trials(ctx: &Ctx, place: &Path, built: &[Tuned]) -> Result<Vec<Trial>> {
+    let mut trials = Vec::new();
+    for tuned in built {
+        trials.extend(mitigations::trials(ctx, tuned, place)?);
+        if let Some(modules) = tuned.modules() {
+            trials.extend(modules::trials(ctx, tuned, &modules, place)?);
+        }
+    }
+    Ok(trials)
 }

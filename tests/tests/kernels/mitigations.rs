@@ -59,9 +59,8 @@ pub fn trials(ctx: &Ctx, tuned: &Tuned, place: &Path) -> Result<Vec<Trial>> {
     fs::write(&initrd, cpio.build()?)?;
     let trials = CPUS.map(|(cpu, returns)| {
         let (tuned, initrd, place) = (tuned.clone(), initrd.clone(), place.to_owned());
-        suite::test(&format!("fast::mitigations::{cpu}"), move || {
-            check(cpu, returns, &tuned, &initrd, &place)
-        })
+        let name = format!("{}::mitigations::{cpu}", tuned.variant);
+        suite::test(&name, move || check(cpu, returns, &tuned, &initrd, &place))
     });
     Ok(trials.into())
 }
@@ -72,7 +71,7 @@ fn check(cpu: &str, returns: Returns, tuned: &Tuned, initrd: &Path, place: &Path
     let text = address(&kernel, "_text")?..address(&kernel, "_etext")?;
     let mut running = Vec::new();
     let ours = boot(&ctx, cpu, tuned.vmlinux(), initrd, |qmp| {
-        let dump = place.join(cpu);
+        let dump = place.join(format!("{}-{cpu}", tuned.variant));
         let from = kernel.physical(text.start).context("the kernel's text is in no segment")?;
         qmp.execute("pmemsave", &json!({ "val": from, "size": text.end - text.start, "filename": dump }))?;
         running = fs::read(&dump)?;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::ctx::Ctx;
 use crate::kernel::Kernel;
 use crate::lab::qemu;
-use crate::tuned::Recipe;
+use crate::tuned::{Recipe, Variant};
 
 /// Versions and hashes of all that is not in the tree and counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,7 +33,7 @@ impl MadeWith {
         let rustc = first(ctx.read(Command::new("rustc").arg("--version").current_dir(&ctx.root))?);
         let record = Kernel::debian(ctx)?.package.record;
         let hash = record.sha256.get(..16).context("the hash of Debian's kernel is too short")?;
-        let recipe = Recipe::read(ctx)?;
+        let recipe = Recipe::read(ctx, Variant::Fast)?;
         Ok(Self {
             qemu,
             rustc,

@@ -19,7 +19,7 @@ use crate::kernel::Kernel;
 use crate::lab::{self, Lab, Speed, StepReport, Way};
 use crate::profile::{self, Programs, Start, Symbols};
 use crate::timeline::{self, Row};
-use crate::tuned::Recipe;
+use crate::tuned::{Recipe, Variant};
 use crate::{built, guests, initramfs};
 
 /// What is started, and the names of its functions.
@@ -228,7 +228,7 @@ fn kernel(ctx: &Ctx, scenario: &Scenario) -> Result<PathBuf> {
     Ok(match scenario.guest {
         Guest::Mark => guests::build(ctx, "mark")?,
         Guest::Fast => {
-            let tuned = Recipe::read(ctx)?.build(ctx)?;
+            let tuned = Recipe::read(ctx, Variant::Fast)?.build(ctx)?;
             if compressed { tuned.image() } else { tuned.vmlinux() }
         }
         Guest::Debian if compressed => Kernel::debian(ctx)?.image,
@@ -245,7 +245,7 @@ fn kernels(ctx: &Ctx, scenarios: &[Scenario]) -> Result<BTreeMap<Guest, Symbols>
     let booted: BTreeSet<Guest> = scenarios.iter().map(|scenario| scenario.guest).collect();
     let symbols = |guest| match guest {
         Guest::Mark => Symbols::of(&guests::build(ctx, "mark")?),
-        Guest::Fast => Symbols::of(&Recipe::read(ctx)?.build(ctx)?.vmlinux()),
+        Guest::Fast => Symbols::of(&Recipe::read(ctx, Variant::Fast)?.build(ctx)?.vmlinux()),
         Guest::Debian => Symbols::debian(ctx),
     };
     booted.into_iter().map(|guest| Ok((guest, symbols(guest)?))).collect()

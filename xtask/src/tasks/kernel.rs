@@ -7,34 +7,37 @@ use anyhow::{Context, Result, bail};
 use indicatif::HumanBytes;
 use xtask::ctx::Ctx;
 use xtask::kernel::Kernel;
-use xtask::tuned::config::{Config, Fragment};
-use xtask::tuned::{Recipe, Tuned, why};
+use xtask::tuned::config::Config;
+use xtask::tuned::{Recipe, Tuned, Variant, why};
 
 /// Build or fetch guest kernels, list those that are there, and say what is in them
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
     what: What,
+    /// Which of jiffy's own kernels
+    #[arg(long, global = true, value_enum, default_value_t)]
+    variant: Variant,
 }
 
 #[derive(Debug, clap::Subcommand)]
 enum What {
-    /// Build jiffy's own kernel, `fast`, from Debian's source
+    /// Build a kernel of jiffy's own from Debian's source
     ///
-    /// It takes some eight minutes of a processor and 2 GB of the cache, which are given back. An interrupted build is
-    /// taken up where it was.
+    /// `fast` takes some eight minutes of a processor and 2 GB of the cache, which are given back; `full` twice as much.
+    /// An interrupted build is taken up where it was.
     Build,
     /// Get Debian's newest kernel for virtual machines, as apt's lists have it
     Fetch,
     /// List the kernels in the cache
     List,
-    /// Print the configuration that is wished of `fast`, with reasons
+    /// Print the configuration that is wished, with reasons
     Config {
         /// Print the one that it was built with instead
         #[arg(long)]
         built: bool,
     },
-    /// Say why an option of `fast` is on, or off
+    /// Say why an option is on, or off
     Why {
         /// The option, with or without CONFIG_
         option: String,
@@ -45,15 +48,21 @@ enum What {
 pub fn run(ctx: &Ctx, args: &Args) -> Result<ExitCode> {
     match &args.what {
         What::Build => {
-            let recipe = Recipe::read(ctx)?;
+            let recipe = Recipe::read(ctx, args.variant)?;
             print_tuned(&recipe.build(ctx)?, &recipe)?;
         }
         What::Fetch => print_debian(&Kernel::newest_debian(ctx)?),
         What::List => list(ctx)?,
-        What::Config { built: false } => print!("{}", read(&Fragment::path(ctx))?),
-        What::Config { built: true } => print!("{}", read(&in_cache(ctx, &Recipe::read(ctx)?)?.config())?),
+        What::Config { built: false } => {
+            for file in args.variant.fragments() {
+                print!("{}", read(&ctx.root.join(file))?);
+            }
+        }
+        What::Config { built: true } => {
+            print!("{}", read(&in_cache(ctx, &Recipe::read(ctx, args.variant)?)?.config())?);
+        }
         What::Why { option } => {
-            let recipe = Recipe::read(ctx)?;
+            let recipe = Recipe::read(ctx, args.variant)?;
             let tuned = in_cache(ctx, &recipe)?;
             let known = serde_json::from_str(&read(&tuned.known())?).context("damaged; build it anew")?;
             let config = Config::parse(&read(&tuned.config())?)?;
@@ -70,14 +79,19 @@ fn list(ctx: &Ctx) -> Result<()> {
         Some(kernel) => print_debian(&kernel),
         None => println!("debian  not there; to get it: cargo xtask kernel fetch"),
     }
-    let recipe = Recipe::read(ctx)?;
-    match recipe.cached(ctx) {
-        Some(tuned) => print_tuned(&tuned, &recipe)?,
-        None => println!("fast    not there; to get it: cargo xtask kernel build"),
-    }
-    for tuned in Tuned::all(ctx)?.into_iter().filter(|tuned| tuned.key != recipe.key()) {
-        println!("fast    {}  of another source, configuration, patch or compiler", tuned.key);
-        println!("        {}", tuned.image().display());
+    for variant in Variant::ALL {
+        let recipe = Recipe::read(ctx, variant)?;
+        match recipe.cached(ctx) {
+            Some(tuned) => print_tuned(&tuned, &recipe)?,
+            None => {
+                println!("{variant:<7} not there; to get it: cargo xtask kernel build --variant {variant}");
+            }
+        }
+        let other = |tuned: &Tuned| tuned.variant == variant && tuned.key != recipe.key();
+        for tuned in Tuned::all(ctx)?.into_iter().filter(other) {
+            println!("{variant:<7} {}  of another source, configuration, patch or compiler", tuned.key);
+            println!("        {}", tuned.image().display());
+        }
     }
     Ok(())
 }
@@ -89,8 +103,8 @@ fn print_debian(kernel: &Kernel) {
 }
 
 fn print_tuned(tuned: &Tuned, recipe: &Recipe) -> Result<()> {
-    println!("fast    {}  {}", tuned.key, recipe.origin());
-    for file in [tuned.vmlinux(), tuned.image()] {
+    println!("{:<7} {}  {}", tuned.variant, tuned.key, recipe.origin());
+    for file in [tuned.vmlinux(), tuned.image()].into_iter().chain(tuned.modules()) {
         let size = fs::metadata(&file).with_context(|| format!("cannot read {}", file.display()))?.len();
         println!("        {}  {}", file.display(), HumanBytes(size));
     }
@@ -100,7 +114,10 @@ fn print_tuned(tuned: &Tuned, recipe: &Recipe) -> Result<()> {
 fn in_cache(ctx: &Ctx, recipe: &Recipe) -> Result<Tuned> {
     match recipe.cached(ctx) {
         Some(tuned) => Ok(tuned),
-        None => bail!("the kernel is not in the cache as it is configured now: cargo xtask kernel build"),
+        None => bail!(
+            "the kernel is not in the cache as it is configured now: cargo xtask kernel build --variant {}",
+            recipe.variant
+        ),
     }
 }
 

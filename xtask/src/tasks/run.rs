@@ -17,7 +17,7 @@ use xtask::kernel::Kernel;
 use xtask::lab::qemu::{Input, Machine};
 use xtask::lab::{self, Lab, Speed, Way};
 use xtask::probe::{self, Level};
-use xtask::tuned::{Recipe, Tuned};
+use xtask::tuned::{Recipe, Tuned, Variant};
 
 use super::build;
 
@@ -30,9 +30,9 @@ pub struct Args {
     /// Where it runs; auto is native where this host's KVM can run Linux, else nested
     #[arg(long, value_enum, default_value_t = Place::Auto)]
     lab: Place,
-    /// The kernel: jiffy's own, fast (built when it is not in the cache), Debian's (fetched), or a file; without this,
-    /// fast when it is in the cache, else Debian's
-    #[arg(long, value_name = "fast|debian|FILE")]
+    /// The kernel: one of jiffy's own, fast or full (built when it is not in the cache), Debian's (fetched), or a file;
+    /// without this, fast when it is in the cache, else Debian's
+    #[arg(long, value_name = "fast|full|debian|FILE")]
     kernel: Option<PathBuf>,
     /// Start this ROM first, jiffy's own or another; it starts the kernel if one is named
     #[arg(long, value_name = "none|jiffy|FILE", default_value = "none")]
@@ -116,33 +116,33 @@ fn choose(ctx: &Ctx) -> Result<Place> {
     Ok(Place::Nested)
 }
 
-/// The kernel's file, and a line that says which it is.
-fn kernel(ctx: &Ctx, wanted: Option<&Path>) -> Result<PathBuf> {
-    let fast = |tuned: &Tuned, recipe: &Recipe| {
-        eprintln!("guest kernel: fast ({})", recipe.origin());
-        tuned.image()
+/// The kernel's file, the archive of its modules, if there is one, and a line that says which it is.
+fn kernel(ctx: &Ctx, wanted: Option<&Path>) -> Result<(PathBuf, Option<PathBuf>)> {
+    let own = |tuned: &Tuned, recipe: &Recipe| {
+        eprintln!("guest kernel: {} ({})", tuned.variant, recipe.origin());
+        (tuned.image(), tuned.modules())
     };
-    match wanted {
-        Some(name) if name == Path::new("debian") => {}
-        Some(name) if name == Path::new("fast") => {
-            let recipe = Recipe::read(ctx)?;
-            return Ok(fast(&recipe.build(ctx)?, &recipe));
+    match (wanted, wanted.and_then(Path::to_str).and_then(Variant::named)) {
+        (_, Some(variant)) => {
+            let recipe = Recipe::read(ctx, variant)?;
+            return Ok(own(&recipe.build(ctx)?, &recipe));
         }
-        Some(file) => {
+        (Some(name), None) if name == Path::new("debian") => {}
+        (Some(file), None) => {
             ensure!(file.is_file(), "--kernel {}: no such file", file.display());
-            return Ok(file.to_owned());
+            return Ok((file.to_owned(), None));
         }
-        None => {
-            let recipe = Recipe::read(ctx)?;
+        (None, None) => {
+            let recipe = Recipe::read(ctx, Variant::Fast)?;
             match recipe.cached(ctx) {
-                Some(tuned) => return Ok(fast(&tuned, &recipe)),
+                Some(tuned) => return Ok(own(&tuned, &recipe)),
                 None => eprintln!("a guest kernel that starts sooner: cargo xtask kernel build"),
             }
         }
     }
     let kernel = Kernel::debian(ctx)?;
     eprintln!("guest kernel: Debian's {} ({})", kernel.release, kernel.package.record.version);
-    Ok(kernel.image)
+    Ok((kernel.image, None))
 }
 
 fn prepare(ctx: &Ctx, args: &Args, place: Place, folder: &Path) -> Result<Guest> {
@@ -158,7 +158,7 @@ fn prepare(ctx: &Ctx, args: &Args, place: Place, folder: &Path) -> Result<Guest>
             return Ok(Guest { firmware, kernel: None });
         }
     }
-    let kernel = kernel(ctx, args.kernel.as_deref())?;
+    let (kernel, modules) = kernel(ctx, args.kernel.as_deref())?;
     let words: Vec<&str> = match args.exec.as_slice() {
         [] => vec!["/init", "greet"],
         [line] => vec!["/bin/sh", "-c", line],
@@ -174,7 +174,7 @@ fn prepare(ctx: &Ctx, args: &Args, place: Place, folder: &Path) -> Result<Guest>
         initramfs::add_busybox(&mut cpio, ctx)?;
     }
     let initrd = folder.join("initrd");
-    fs::write(&initrd, cpio.build()?)?;
+    fs::write(&initrd, initramfs::build(cpio, modules.as_deref())?)?;
     Ok(Guest { firmware, kernel: Some((kernel, initrd)) })
 }
 

@@ -9,8 +9,9 @@ use std::thread;
 
 use anyhow::{Context, Result, ensure};
 
-use super::config::{Config, Fragment};
-use super::{FOLDER, Patch, Recipe, Tuned, kconfig, read};
+use super::config::Config;
+use super::{MODULES, Patch, Recipe, Tuned, Variant, kconfig, read};
+use crate::cpio::Cpio;
 use crate::ctx::{Ctx, Step};
 use crate::{apt, cache, debs};
 
@@ -29,6 +30,8 @@ const TOOLS: [(&str, &str); 10] = [
 ];
 /// The same for objtool, which is built on the way: the header that it includes.
 const LIBELF: (&str, &str) = ("/usr/include/gelf.h", "libelf-dev");
+/// The same where there are modules; it is in no user's `PATH` but root's.
+const DEPMOD: (&str, &str) = ("/sbin/depmod", "kmod");
 /// The folder for objects, in the source: then paths are relative, and neither the place of the cache nor who builds
 /// shows in the kernel.
 const OBJECTS: &str = "objects";
@@ -42,13 +45,16 @@ const ENVIRONMENT: [(&str, &str); 5] = [
 ];
 
 /// Builds the kernel into the cache. The tree stays in the cache until it is done.
-pub(super) fn build(ctx: &Ctx) -> Result<Tuned> {
+pub(super) fn build(ctx: &Ctx, variant: Variant) -> Result<Tuned> {
     for (tool, package) in TOOLS {
         apt::tool(ctx, tool, package)?;
     }
     apt::file(ctx, LIBELF.0, LIBELF.1)?;
+    if variant.has_modules() {
+        apt::file(ctx, DEPMOD.0, DEPMOD.1)?;
+    }
     // Only now it is sure that there is a compiler, whose version counts.
-    let recipe = &Recipe::read(ctx)?;
+    let recipe = &Recipe::read(ctx, variant)?;
     let key = recipe.key();
     let place = ctx.cache.join("kernel-build").join(&key);
     fs::create_dir_all(&place).with_context(|| format!("cannot create {}", place.display()))?;
@@ -63,19 +69,46 @@ pub(super) fn build(ctx: &Ctx) -> Result<Tuned> {
         fs::rename(place.join("unfinished"), &tree)?;
     }
     let config = configure(ctx, recipe, &tree)?;
-    make(ctx, &tree, recipe.source.lines)?;
-    let folder = cache::folder(ctx, &format!("{FOLDER}{key}"), |place| {
+    make(ctx, &tree, variant)?;
+    let folder = cache::folder(ctx, &format!("{}{key}", variant.folder()), |place| {
         let objects = tree.join(OBJECTS);
         let files = [("vmlinux", "vmlinux"), ("arch/x86/boot/bzImage", "bzImage"), (".config", "config")];
         for (from, to) in files {
             fs::copy(objects.join(from), place.join(to))
                 .with_context(|| format!("the build left no {from}"))?;
         }
+        if variant.has_modules() {
+            fs::write(place.join(MODULES), modules(ctx, &tree)?)?;
+        }
         let known = kconfig::read(&tree, &config).context("cannot read the kernel's Kconfig files")?;
         Ok(fs::write(place.join("options.json"), serde_json::to_vec(&known)?)?)
     })?;
     fs::remove_dir_all(&place).with_context(|| format!("cannot remove {}", place.display()))?;
-    Ok(Tuned { key, folder })
+    Ok(Tuned { variant, key, folder })
+}
+
+/// All modules, without symbols that only a debugger reads, and what depmod says of them, as an initial RAM file system.
+fn modules(ctx: &Ctx, tree: &Path) -> Result<Vec<u8>> {
+    let _step = ctx.step("Packing the kernel's modules");
+    let place = tempfile::tempdir()?;
+    let mut install = kbuild(tree);
+    install.args(["modules_install", "INSTALL_MOD_STRIP=1"]).arg(format!("DEPMOD={}", DEPMOD.0));
+    ctx.run(install.env("INSTALL_MOD_PATH", place.path()))?;
+    let mut cpio = Cpio::default();
+    let mut folders = vec![place.path().join("lib/modules")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))? {
+            let path = entry?.path();
+            let kind = fs::symlink_metadata(&path)?;
+            if kind.is_dir() {
+                folders.push(path);
+            } else if kind.is_file() {
+                let name = path.strip_prefix(place.path())?.to_string_lossy().into_owned();
+                cpio.file(&name, fs::read(&path)?);
+            }
+        }
+    }
+    cpio.build()
 }
 
 /// Unpacks the source into `tree` and patches it.
@@ -132,7 +165,7 @@ fn configure(ctx: &Ctx, recipe: &Recipe, tree: &Path) -> Result<Config> {
     fs::create_dir_all(&objects)?;
     let wishes = objects.join("wishes.config");
     cache::write(&wishes, recipe.fragment.lines().as_bytes())?;
-    let _step = ctx.step(format!("Configuring the kernel by {}", Fragment::FILE));
+    let _step = ctx.step(format!("Configuring the kernel by {}", recipe.variant.fragments().join(" and ")));
     ctx.run(kbuild(tree).arg("allnoconfig").env("KCONFIG_ALLCONFIG", &wishes))?;
     let config = Config::parse(&read(&objects.join(".config"))?)?;
     recipe.fragment.check(&config)?;
@@ -147,12 +180,13 @@ fn kbuild(tree: &Path) -> Command {
 }
 
 /// Compiles and links.
-fn make(ctx: &Ctx, tree: &Path, lines: u64) -> Result<()> {
+fn make(ctx: &Ctx, tree: &Path, variant: Variant) -> Result<()> {
     let made = commands(&tree.join(OBJECTS))?;
-    let bar = ctx.bar("Building the kernel", lines.max(made));
+    let bar = ctx.bar(format!("Building the kernel {variant}"), variant.lines().max(made));
     let jobs = thread::available_parallelism().map_or(1, usize::from);
     let mut command = kbuild(tree);
     command.arg(format!("--jobs={jobs}")).args(["vmlinux", "bzImage"]);
+    command.args(variant.has_modules().then_some("modules"));
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -2,11 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display, Formatter};
-use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
-
-use crate::ctx::Ctx;
 
 /// One line of a configuration, the name without `CONFIG_`; a value as it stands there, `n` for what is not set.
 fn line(text: &str) -> Option<(&str, &str)> {
@@ -16,7 +13,7 @@ fn line(text: &str) -> Option<(&str, &str)> {
     text.strip_prefix("CONFIG_")?.split_once('=')
 }
 
-/// One line of the fragment.
+/// One line of a fragment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wish {
     /// The option's name, without `CONFIG_`.
@@ -25,7 +22,9 @@ pub struct Wish {
     pub value: String,
     /// The comment above it.
     pub why: String,
-    /// Its line in the fragment, counted from 1.
+    /// The file that the fragment is in, from the root of the workspace.
+    pub file: &'static str,
+    /// Its line there, counted from 1.
     pub line: usize,
 }
 
@@ -41,32 +40,23 @@ impl Display for Wish {
 /// What is wished; everything else is to be off or as a wish needs it.
 #[derive(Clone, Debug)]
 pub struct Fragment {
-    /// In the order of the file.
+    /// In the order of the files.
     pub wishes: Vec<Wish>,
 }
 
 impl Fragment {
-    /// Where the fragment is, from the root of the workspace.
-    pub const FILE: &str = "xtask/kernel/fast.config";
-
-    /// Where it is.
-    #[must_use]
-    pub fn path(ctx: &Ctx) -> PathBuf {
-        ctx.root.join(Self::FILE)
-    }
-
-    /// Reads a fragment: wishes, comments and blank lines. A comment is the reason of all wishes up to the next blank
-    /// line or comment.
-    pub fn parse(text: &str) -> Result<Self> {
+    /// Reads a fragment that is in `file`: wishes, comments and blank lines. A comment is the reason of all wishes up
+    /// to the next blank line or comment.
+    pub fn parse(file: &'static str, text: &str) -> Result<Self> {
         let mut wishes: Vec<Wish> = Vec::new();
         let mut seen = BTreeSet::new();
         let (mut why, mut in_comment) = (String::new(), false);
         for (number, text) in (1..).zip(text.lines()) {
             if let Some((option, value)) = line(text) {
-                ensure!(!value.is_empty(), "{}:{number}: {option} has no value", Self::FILE);
-                ensure!(seen.insert(option), "{}:{number}: {option} is wished twice", Self::FILE);
+                ensure!(!value.is_empty(), "{file}:{number}: {option} has no value");
+                ensure!(seen.insert(option), "{file}:{number}: {option} is wished twice");
                 let [option, value] = [option, value].map(str::to_owned);
-                wishes.push(Wish { option, value, why: why.clone(), line: number });
+                wishes.push(Wish { option, value, why: why.clone(), file, line: number });
                 in_comment = false;
             } else if let Some(comment) = text.strip_prefix("# ") {
                 if !in_comment {
@@ -79,10 +69,29 @@ impl Fragment {
                 why.clear();
                 in_comment = false;
             } else {
-                bail!("{}:{number}: neither an option nor a comment: {text}", Self::FILE);
+                bail!("{file}:{number}: neither an option nor a comment: {text}");
             }
         }
         Ok(Self { wishes })
+    }
+
+    /// Both fragments' wishes; `other`'s stand in place of what is wished otherwise here.
+    pub fn with(mut self, other: Self) -> Result<Self> {
+        for wish in &other.wishes {
+            if let Some(at) = self.wishes.iter().position(|here| here.option == wish.option) {
+                let here = self.wishes.remove(at);
+                ensure!(
+                    here.value != wish.value,
+                    "{}:{}: {wish} is wished in {}:{} already",
+                    wish.file,
+                    wish.line,
+                    here.file,
+                    here.line
+                );
+            }
+        }
+        self.wishes.extend(other.wishes);
+        Ok(self)
     }
 
     /// The wishes without their reasons, as Kconfig reads them.
@@ -104,7 +113,7 @@ impl Fragment {
         let said: Vec<String> = denied
             .map(|wish| {
                 let value = config.value(&wish.option);
-                format!("  {}:{}: {wish}, but it is {value}: {}", Self::FILE, wish.line, wish.why)
+                format!("  {}:{}: {wish}, but it is {value}: {}", wish.file, wish.line, wish.why)
             })
             .collect();
         ensure!(
@@ -154,7 +163,7 @@ mod tests {
 
     #[test]
     fn a_fragment_with_reasons() {
-        let fragment = Fragment::parse(TEXT).unwrap();
+        let fragment = Fragment::parse("a.config", TEXT).unwrap();
         let seen: Vec<_> = fragment
             .wishes
             .iter()
@@ -176,7 +185,7 @@ mod tests {
 
     #[test]
     fn what_is_no_fragment() {
-        let said = |text| Fragment::parse(text).unwrap_err().to_string();
+        let said = |text| Fragment::parse("a.config", text).unwrap_err().to_string();
         assert!(said("CONFIG_A=y\nCONFIG_A=n\n").contains(":2: A is wished twice"));
         assert!(said("\nSMP=y\n").contains(":2: neither an option nor a comment: SMP=y"));
         assert!(said("CONFIG_A=\n").contains(":1: A has no value"));
@@ -184,7 +193,7 @@ mod tests {
 
     #[test]
     fn names_each_wish_that_is_not_granted() {
-        let fragment = Fragment::parse(TEXT).unwrap();
+        let fragment = Fragment::parse("a.config", TEXT).unwrap();
         let granted =
             Config::parse("CONFIG_SMP=y\nCONFIG_NAME=\"a=b\"\nCONFIG_X=3\nCONFIG_BARE=y\n").unwrap();
         fragment.check(&granted).unwrap();
@@ -198,6 +207,19 @@ mod tests {
         assert!(lines[2].ends_with(":7: # CONFIG_VT is not set, but it is y: Two lines of reason."));
         assert!(lines[3].ends_with(":9: CONFIG_X=3, but it is 4: Another."));
         assert_eq!(lines.len(), 4);
+    }
+
+    #[test]
+    fn one_fragment_over_another() {
+        let one = Fragment::parse("one", "# Why.\nCONFIG_A=y\nCONFIG_B=y\n").unwrap();
+        let other = Fragment::parse("other", "# CONFIG_A is not set\nCONFIG_C=m\n").unwrap();
+        let both = one.clone().with(other).unwrap();
+        assert_eq!(both.lines(), "CONFIG_B=y\n# CONFIG_A is not set\nCONFIG_C=m\n");
+        let places: Vec<_> = both.wishes.iter().map(|wish| (wish.file, wish.line)).collect();
+        assert_eq!(places, [("one", 3), ("other", 1), ("other", 2)]);
+        let again = Fragment::parse("other", "\nCONFIG_B=y\n").unwrap();
+        let said = one.with(again).unwrap_err().to_string();
+        assert_eq!(said, "other:2: CONFIG_B=y is wished in one:3 already");
     }
 
     #[test]

@@ -1,6 +1,7 @@
-//! Jiffy's own guest kernel, `fast`: Debian's source, the fragment and the patches in `xtask/kernel`. It is built once
-//! for each combination of these and of the compiler, and kept in the cache.
+//! Jiffy's own guest kernels: Debian's source, a fragment for each variant and the patches, all in `xtask/kernel`. One is
+//! built once for each combination of these and of the compiler, and kept in the cache.
 
+use std::fmt::{self, Display, Formatter};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,12 +22,75 @@ pub mod why;
 
 use config::Fragment;
 
-/// What its folders in the cache start with; the key follows.
-const FOLDER: &str = "kernel-fast_";
+/// Which of the kernels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Variant {
+    /// All that a guest meets is built in, and no more
+    #[default]
+    Fast,
+    /// With modules, container networking in full, nested KVM, and an EFI stub
+    Full,
+}
+
+impl Variant {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Fast, Self::Full];
+
+    /// Its name, as on command lines.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fast => "fast",
+            Self::Full => "full",
+        }
+    }
+
+    /// The one of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|variant| variant.name() == name)
+    }
+
+    /// Where its fragments are, from the root of the workspace; a later one overrules.
+    #[must_use]
+    pub const fn fragments(self) -> &'static [&'static str] {
+        const FAST: &str = "xtask/kernel/fast.config";
+        match self {
+            Self::Fast => &[FAST],
+            Self::Full => &[FAST, "xtask/kernel/full.config"],
+        }
+    }
+
+    /// Whether parts of it are modules.
+    const fn has_modules(self) -> bool {
+        matches!(self, Self::Full)
+    }
+
+    /// How many lines make prints for a build from nothing, about: for the progress bar.
+    const fn lines(self) -> u64 {
+        match self {
+            Self::Fast => 2200,
+            Self::Full => 3600,
+        }
+    }
+
+    /// What its folders in the cache start with; the key follows.
+    fn folder(self) -> String {
+        format!("kernel-{self}_")
+    }
+}
+
+impl Display for Variant {
+    fn fmt(&self, to: &mut Formatter<'_>) -> fmt::Result {
+        to.pad(self.name())
+    }
+}
 
 /// The kernel in the cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tuned {
+    /// Which one it is.
+    pub variant: Variant,
     /// What it was made from, as [`Recipe::key`].
     pub key: String,
     folder: PathBuf,
@@ -43,6 +107,12 @@ impl Tuned {
     #[must_use]
     pub fn image(&self) -> PathBuf {
         self.folder.join("bzImage")
+    }
+
+    /// An initial RAM file system with all modules, if it has any: for behind another one.
+    #[must_use]
+    pub fn modules(&self) -> Option<PathBuf> {
+        self.variant.has_modules().then(|| self.folder.join(MODULES))
     }
 
     /// The final configuration.
@@ -64,14 +134,19 @@ impl Tuned {
             for entry in fs::read_dir(&ctx.cache)? {
                 let folder = entry?.path();
                 let name = folder.file_name().unwrap_or_default().to_string_lossy();
-                if let Some(key) = name.strip_prefix(FOLDER) {
-                    all.push(Self { key: key.to_owned(), folder: folder.clone() });
+                for variant in Variant::ALL {
+                    if let Some(key) = name.strip_prefix(&variant.folder()) {
+                        all.push(Self { variant, key: key.to_owned(), folder: folder.clone() });
+                    }
                 }
             }
         }
         Ok(all)
     }
 }
+
+/// The file in the folder of a kernel that has its modules.
+const MODULES: &str = "modules.cpio";
 
 /// The source that is pinned in `xtask/kernel/source.json`.
 #[derive(Clone, Debug, Deserialize)]
@@ -82,8 +157,6 @@ struct Source {
     record: Record,
     /// The package with Debian's own kernel of the same version.
     debian: Record,
-    /// How many lines make prints for a build from nothing, about: for the progress bar.
-    lines: u64,
 }
 
 impl Source {
@@ -93,7 +166,7 @@ impl Source {
     }
 }
 
-/// Debian's own kernel of the version that `fast` is made from, to compare it with; from the cache if it is there.
+/// Debian's own kernel of the version that the others are made from, to compare them with; from the cache if it is there.
 pub fn debian(ctx: &Ctx) -> Result<Kernel> {
     let Source { suite, debian: record, .. } = Source::read(ctx)?;
     let path = debs::pinned(ctx, &suite, &record)?;
@@ -110,6 +183,8 @@ struct Patch {
 /// All that the kernel is made from.
 #[derive(Clone, Debug)]
 pub struct Recipe {
+    /// Which kernel it makes.
+    pub variant: Variant,
     /// What is wished of its configuration.
     pub fragment: Fragment,
     source: Source,
@@ -119,10 +194,13 @@ pub struct Recipe {
 
 impl Recipe {
     /// Reads what is in the tree, and asks the compiler for its version.
-    pub fn read(ctx: &Ctx) -> Result<Self> {
+    pub fn read(ctx: &Ctx, variant: Variant) -> Result<Self> {
         let folder = ctx.root.join("xtask/kernel");
         let source = Source::read(ctx)?;
-        let fragment = Fragment::parse(&read(&Fragment::path(ctx))?)?;
+        let mut fragment = Fragment::parse("", "")?;
+        for file in variant.fragments() {
+            fragment = fragment.with(Fragment::parse(file, &read(&ctx.root.join(file))?)?)?;
+        }
         let mut patches = Vec::new();
         for entry in fs::read_dir(folder.join("patches")).context("cannot list xtask/kernel/patches")? {
             let path = entry?.path();
@@ -133,7 +211,7 @@ impl Recipe {
         // Where there is no compiler, no kernel is built, and none is found that another compiler built.
         let said = ctx.read(Command::new("gcc").arg("--version")).unwrap_or_default();
         let compiler = said.lines().next().unwrap_or("none").to_owned();
-        Ok(Self { fragment, source, patches, compiler })
+        Ok(Self { variant, fragment, source, patches, compiler })
     }
 
     /// Stands for all that the kernel is made from: 16 hexadecimal digits. Comments in the fragment do not count.
@@ -159,15 +237,15 @@ impl Recipe {
     #[must_use]
     pub fn cached(&self, ctx: &Ctx) -> Option<Tuned> {
         let key = self.key();
-        let folder = ctx.cache.join(format!("{FOLDER}{key}"));
-        folder.is_dir().then_some(Tuned { key, folder })
+        let folder = ctx.cache.join(format!("{}{key}", self.variant.folder()));
+        folder.is_dir().then_some(Tuned { variant: self.variant, key, folder })
     }
 
     /// The kernel; it is built if it is not in the cache. What an interrupted build has made is taken up.
     pub fn build(&self, ctx: &Ctx) -> Result<Tuned> {
         match self.cached(ctx) {
             Some(tuned) => Ok(tuned),
-            None => build::build(ctx),
+            None => build::build(ctx, self.variant),
         }
     }
 
@@ -187,20 +265,20 @@ fn read(path: &Path) -> Result<String> {
 mod tests {
     use super::*;
 
-    fn recipe() -> Recipe {
+    fn recipe(variant: Variant) -> Recipe {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned();
         let cache = root.join("no-cache");
         let ctx = Ctx { target: root.clone(), root, cache, verbose: false };
-        Recipe { compiler: "cc 1".to_owned(), ..Recipe::read(&ctx).unwrap() }
+        Recipe { compiler: "cc 1".to_owned(), ..Recipe::read(&ctx, variant).unwrap() }
     }
 
     #[test]
     fn the_key_is_of_all_that_goes_in() {
-        let recipe = recipe();
+        let recipe = recipe(Variant::Fast);
         let changed: [fn(&mut Recipe); 5] = [
             |it| it.source.record.sha256.replace_range(..1, "x"),
             |it| it.compiler.push('0'),
-            |it| it.fragment = Fragment::parse("CONFIG_SMP=y\n").unwrap(),
+            |it| it.fragment = Fragment::parse("a.config", "CONFIG_SMP=y\n").unwrap(),
             |it| it.patches[0].text.push('\n'),
             |it| it.patches.clear(),
         ];
@@ -219,9 +297,9 @@ mod tests {
 
     #[test]
     fn comments_build_nothing_anew() {
-        let mut recipe = recipe();
+        let mut recipe = recipe(Variant::Fast);
         let key = |recipe: &mut Recipe, text| {
-            recipe.fragment = Fragment::parse(text).unwrap();
+            recipe.fragment = Fragment::parse("a.config", text).unwrap();
             recipe.key()
         };
         let before = key(&mut recipe, "# Why.\nCONFIG_SMP=y\n# CONFIG_VT is not set\n");
@@ -230,12 +308,17 @@ mod tests {
     }
 
     #[test]
-    fn the_fragment_of_the_tree_is_whole() {
-        let recipe = recipe();
-        let wishes = &recipe.fragment.wishes;
-        assert!(wishes.iter().all(|wish| !wish.why.is_empty()), "each wish has its reason");
-        for kept in ["CPU_MITIGATIONS", "MITIGATION_RETHUNK", "INIT_ON_ALLOC_DEFAULT_ON"] {
-            assert!(wishes.iter().any(|wish| wish.option == kept && wish.value == "y"), "{kept}");
+    fn the_fragments_of_the_tree_are_whole() {
+        for variant in Variant::ALL {
+            let Recipe { fragment, .. } = recipe(variant);
+            assert!(fragment.wishes.iter().all(|wish| !wish.why.is_empty()), "each wish has its reason");
+            for kept in ["CPU_MITIGATIONS", "MITIGATION_RETHUNK", "INIT_ON_ALLOC_DEFAULT_ON"] {
+                assert_eq!(
+                    fragment.wish(kept).map(|wish| wish.value.as_str()),
+                    Some("y"),
+                    "{variant}: {kept}"
+                );
+            }
         }
     }
 }

@@ -41,7 +41,7 @@ pub fn why(option: &str, fragment: &Fragment, config: &Config, known: &Known) ->
 }
 
 fn wished(wish: &Wish) -> String {
-    format!("wished in {}:{}: {}", Fragment::FILE, wish.line, wish.why)
+    format!("wished in {}:{}: {}", wish.file, wish.line, wish.why)
 }
 
 /// The shortest way from an option to a wish, by what selects or implies.
@@ -77,7 +77,8 @@ mod tests {
     #[test]
     fn gives_each_kind_of_reason() {
         let fragment =
-            Fragment::parse("# Disks.\nCONFIG_EXT4=y\n\n# Screens.\n# CONFIG_VT is not set\n").unwrap();
+            Fragment::parse("a.config", "# Disks.\nCONFIG_EXT4=y\n\n# Screens.\n# CONFIG_VT is not set\n")
+                .unwrap();
         let config = Config::parse("CONFIG_EXT4=y\nCONFIG_JBD=y\nCONFIG_CRC=y\nCONFIG_AUTO=y\n").unwrap();
         let mut known = Known::new();
         known.insert(
@@ -90,7 +91,7 @@ mod tests {
         known.insert("LOOP".to_owned(), entry("lib/Kconfig:2", &["CRC"]));
         known.insert("AUTO".to_owned(), entry("init/Kconfig:7", &[]));
         let why = |option| why(option, &fragment, &config, &known);
-        let file = Fragment::FILE;
+        let file = "a.config";
         assert_eq!(
             why("EXT4"),
             format!("CONFIG_EXT4=y  (ext4)\n  defined in fs/Kconfig:3\n  wished in {file}:2: Disks.")

@@ -12,7 +12,7 @@ use xtask::kernel::Kernel;
 use xtask::lab::qemu::Machine;
 use xtask::lab::{self, Lab, Speed, Way};
 use xtask::profile::{self, Code, Profile, Programs, Start, Symbols};
-use xtask::tuned::Recipe;
+use xtask::tuned::{Recipe, Variant};
 use xtask::{built, initramfs};
 
 use super::build;
@@ -26,7 +26,7 @@ mod report;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The kernel: jiffy's own, Debian's, or a file: a vmlinux, or another guest with a PVH entry; with its symbols
-    #[arg(long, value_name = "fast|debian|FILE", default_value = "fast")]
+    #[arg(long, value_name = "fast|full|debian|FILE", default_value = "fast")]
     kernel: PathBuf,
     /// Start the kernel by Jiffy's firmware
     #[arg(long, conflicts_with = "qemu")]
@@ -99,10 +99,12 @@ fn read(path: &Path) -> Result<Profile> {
 
 /// The kernel's ELF file, and its symbols.
 fn kernel(ctx: &Ctx, wanted: &Path) -> Result<(PathBuf, Symbols)> {
-    let path = match wanted.to_str() {
-        Some("debian") => return Ok((Kernel::debian(ctx)?.vmlinux(ctx)?, Symbols::debian(ctx)?)),
-        Some("fast") => Recipe::read(ctx)?.build(ctx)?.vmlinux(),
-        _ => wanted.to_owned(),
+    if wanted == Path::new("debian") {
+        return Ok((Kernel::debian(ctx)?.vmlinux(ctx)?, Symbols::debian(ctx)?));
+    }
+    let path = match wanted.to_str().and_then(Variant::named) {
+        Some(variant) => Recipe::read(ctx, variant)?.build(ctx)?.vmlinux(),
+        None => wanted.to_owned(),
     };
     let symbols = Symbols::of(&path)?;
     Ok((path, symbols))

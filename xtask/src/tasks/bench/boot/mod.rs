@@ -13,7 +13,7 @@ use xtask::ctx::Ctx;
 use xtask::kernel::Kernel;
 use xtask::lab::{self, Lab, Speed, StepReport, Way};
 use xtask::profile::{self, Code, Functions, Profile, Programs, Start, Symbols};
-use xtask::tuned::Recipe;
+use xtask::tuned::{Recipe, Variant};
 use xtask::{built, initramfs, timeline};
 
 use crate::tasks::build;
@@ -47,6 +47,7 @@ pub struct Args {
 #[serde(rename_all = "kebab-case")]
 enum Guest {
     Fast,
+    Full,
     Debian,
 }
 
@@ -54,20 +55,21 @@ impl Guest {
     fn name(self) -> &'static str {
         match self {
             Self::Fast => "fast",
+            Self::Full => "full",
             Self::Debian => "debian",
         }
     }
 
     /// Its ELF file, and its functions.
     fn vmlinux(self, ctx: &Ctx) -> Result<(PathBuf, Symbols)> {
-        match self {
-            Self::Fast => {
-                let vmlinux = Recipe::read(ctx)?.build(ctx)?.vmlinux();
-                let symbols = Symbols::of(&vmlinux)?;
-                Ok((vmlinux, symbols))
-            }
-            Self::Debian => Ok((Kernel::debian(ctx)?.vmlinux(ctx)?, Symbols::debian(ctx)?)),
-        }
+        let variant = match self {
+            Self::Fast => Variant::Fast,
+            Self::Full => Variant::Full,
+            Self::Debian => return Ok((Kernel::debian(ctx)?.vmlinux(ctx)?, Symbols::debian(ctx)?)),
+        };
+        let vmlinux = Recipe::read(ctx, variant)?.build(ctx)?.vmlinux();
+        let symbols = Symbols::of(&vmlinux)?;
+        Ok((vmlinux, symbols))
     }
 }
 
