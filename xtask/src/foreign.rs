@@ -1,5 +1,5 @@
-//! What other people boot, from Debian's packages: a memory tester that brings its own screen and timers, and a
-//! hypervisor whose first guest is a module.
+//! What other people boot, from Debian's packages: a memory tester that brings its own screen and timers, a network boot
+//! loader that asks the BIOS for all it needs, and a hypervisor whose first guest is a module.
 
 use std::fs;
 use std::path::PathBuf;
@@ -10,6 +10,7 @@ use crate::ctx::Ctx;
 use crate::{cache, debs, unpack};
 
 const MEMTEST: &str = "memtest86+";
+const IPXE: &str = "ipxe";
 const XEN: &str = "xen-hypervisor-4.17-amd64";
 /// For the memory tester: on the serial port, and at once.
 pub const MEMTEST_CMDLINE: &str = "console=ttyS0,115200 nobench nosm nopause";
@@ -22,6 +23,11 @@ pub const DOM0_CMDLINE: &str = "vmlinuz console=hvc0 earlyprintk=xen panic=-1";
 /// Memtest86+, a `bzImage`.
 pub fn memtest(ctx: &Ctx) -> Result<PathBuf> {
     Ok(debs::get(ctx, MEMTEST, None)?.path.join("boot/memtest86+x64.bin"))
+}
+
+/// iPXE, which to loaders is a Linux of old, entered in real mode.
+pub fn ipxe(ctx: &Ctx) -> Result<PathBuf> {
+    Ok(debs::get(ctx, IPXE, None)?.path.join("boot/ipxe.lkrn"))
 }
 
 /// Xen, an ELF file with a Multiboot header, unpacked; kept in the cache.

@@ -46,7 +46,7 @@ pub struct Frame {
     pub esi: u32,
     /// General registers.
     pub ebp: u32,
-    /// As before it was pushed; not given back.
+    /// As before it was pushed; given back by the stub itself.
     pub esp: u32,
     /// General registers.
     pub ebx: u32,
@@ -72,14 +72,14 @@ const _: () = assert!(size_of::<Frame>() == 44);
 #[derive(Clone, Copy, Debug, IntoBytes, Immutable)]
 #[repr(C)]
 struct State {
-    sp: u16,
+    esp: u32,
     ss: u16,
     fs: u16,
     gs: u16,
+    padding: u16,
     cr3: u32,
     cr4: u32,
     efer: u32,
-    padding: u32,
     gdtr: [u16; 4],
 }
 
@@ -153,7 +153,7 @@ pub fn prepare_entry(machine: &mut impl Machine, cs: u16, ip: u16, ds: u16, sp: 
     let frame = Frame { es: ds, ds, ip, cs, flags: flag::ALWAYS, ..Frame::default() };
     machine.write((u64::from(ds) << 4) + u64::from(sp), frame);
     let gdtr = [u16::MAX, 0, 0, 0];
-    let state = State { sp, ss: ds, fs: ds, gs: ds, cr3: 0, cr4: 0, efer: 0, padding: 0, gdtr };
+    let state = State { esp: sp.into(), ss: ds, fs: ds, gs: ds, padding: 0, cr3: 0, cr4: 0, efer: 0, gdtr };
     machine.write(STATE.start, state);
 }
 

@@ -2,6 +2,8 @@
 
 use core::fmt::Write;
 
+use abi::layout;
+
 use super::Frame;
 use crate::machine::Machine;
 use crate::serial::Serial;
@@ -19,9 +21,13 @@ const COUNTER_0: u16 = 0x40;
 const TIMER_CONTROL: u16 = 0x43;
 /// Counter 0, low byte then high byte, mode 3.
 const SQUARE_WAVE: u8 = 0x36;
+/// Registers of the local APIC, and what they get (Intel SDM 3, 11.4.1, 11.5.1 and 11.9): enabled; what the 8259As have
+/// comes in by LINT0, NMIs by LINT1.
+const LOCAL_APIC: [(u64, u32); 3] = [(0xf0, 1 << 8 | 0xff), (0x350, 7 << 8), (0x360, 4 << 8)];
 const CMOS_DATA: u16 = abi::ports::CMOS_INDEX + 1;
 
-/// As a BIOS leaves them: interrupts at vectors 0x08 and 0x70, all but the timer's masked; 18.2 ticks a second.
+/// As a BIOS leaves them: interrupts at vectors 0x08 and 0x70, all but the timer's masked; 18.2 ticks a second; virtual
+/// wire mode (MultiProcessor Specification 1.4, 3.6.2.2).
 pub(super) fn set_up_interrupts(machine: &mut impl Machine) {
     // ICW1: edge-triggered, cascaded, with ICW4; ICW2: vector; ICW3: who is where; ICW4: 8086; OCW1: mask.
     for ((command, data), words) in PICS.into_iter().zip([[0x08, 1 << 2, 1, 0xfe], [0x70, 2, 1, 0xff]]) {
@@ -32,6 +38,8 @@ pub(super) fn set_up_interrupts(machine: &mut impl Machine) {
     machine.out_u8(COUNTER_0, 0);
     machine.out_u8(COUNTER_0, 0);
     machine.write(TICKS, 0u32);
+    machine.map(layout::LAPIC.start, layout::LAPIC.len);
+    LOCAL_APIC.into_iter().for_each(|(at, value)| machine.mmio_write_u32(layout::LAPIC.start + at, value));
 }
 
 /// INT 08h, the timer's.

@@ -6,6 +6,7 @@ use abi::e820::{Entry, Kind};
 
 use super::*;
 use crate::fake::Fake;
+use crate::machine::Machine;
 
 const FRAME: u64 = 0x5000;
 const BUFFER: u64 = 0x6000;
@@ -101,6 +102,7 @@ fn there_is_no_disk_and_no_key() {
 #[test]
 fn ticks_are_counted_and_told() {
     let (mut fake, _) = machine();
+    assert_eq!(fake.mmio_read_u32(0xfee0_0350), 0x700, "they come through the local APIC");
     fake.write(0x46c, 0x18_00ae_u32);
     let tick = Frame { vector: 0x08, eax: 7, ..Frame::default() };
     assert_eq!(call(&mut fake, tick), tick);
@@ -115,7 +117,8 @@ fn ticks_are_counted_and_told() {
 fn the_first_entry_is_a_return() {
     let (mut fake, _) = machine();
     prepare_entry(&mut fake, 0x1020, 0, 0x1000, 0xe000);
-    let [sp, ss]: [u16; 2] = fake.read(STATE.start);
+    let [sp, high, ss]: [u16; 3] = fake.read(STATE.start);
+    assert_eq!(high, 0);
     let frame: Frame = fake.read((u64::from(ss) << 4) + u64::from(sp));
     assert_eq!((frame.cs, frame.ip, frame.ds, frame.es), (0x1020, 0, 0x1000, 0x1000));
     assert_eq!((ss, sp + 44, frame.flags), (0x1000, 0xe000, 2));

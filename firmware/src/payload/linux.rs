@@ -95,6 +95,8 @@ const LOADER: u8 = 0xff;
 const SECTOR: u32 = 512;
 /// Where a kernel is loaded that is not told otherwise.
 const HIGH: u64 = 0x10_0000;
+/// The protocol that has [`SetupHeader::init_size`].
+const INIT_SIZE: u16 = 0x020a;
 /// [`SetupHeader::initrd_addr_max`] before protocol 2.03.
 const INITRD_ADDR_MAX: u32 = 0x37ff_ffff;
 /// The setup code's stack and heap end here, from the start of setup; above is room for old versions' stack.
@@ -127,7 +129,7 @@ impl SetupHeader {
         if version < 0x0206 {
             header.cmdline_size = 255.into();
         }
-        if version < 0x020a {
+        if version < INIT_SIZE {
             (header.pref_address, header.init_size) = (HIGH.into(), 0.into());
         }
         if version < 0x020c {
@@ -151,10 +153,15 @@ impl SetupHeader {
         }
     }
 
-    /// How the kernel is entered if nobody asks for a way.
+    /// How the kernel is entered if nobody asks for a way. What has an old header starts in real mode, as it did with
+    /// loaders of its time: it does not say how much memory it needs, and much of it (iPXE, memdisk) is no Linux at all,
+    /// and has no other entry.
     fn protocol(&self) -> Protocol {
-        let ways = [Protocol::Linux64, Protocol::Linux32];
-        ways.into_iter().find(|&way| self.has(way)).unwrap_or(Protocol::Linux16)
+        match (self.has(Protocol::Linux64), self.version.get()) {
+            (true, _) => Protocol::Linux64,
+            (_, INIT_SIZE..) => Protocol::Linux32,
+            _ => Protocol::Linux16,
+        }
     }
 }
 

@@ -200,7 +200,14 @@ setup_entry:
     movw $0x0e54, %ax           # 'T'
     movw $7, %bx
     int $0x10
+    # Code with flat segments uses more of it than SP.
+    movl %esp, %ecx
+    orl $0x5aa50000, %ecx
+    movl %ecx, %esp
     int $0x11                   # equipment
+    cmpl %ecx, %esp
+    real_must e, "INT 11h changes ESP"
+    movzwl %sp, %esp
     int $0x12                   # memory below the EBDA, KiB
     movw %ax, memory_kib
     movw $0x0800, %ax           # drive parameters: there is no drive
@@ -247,7 +254,22 @@ setup_entry:
     jnz 1b
 2:  cmpw $2, e820_count
     real_must ae, "INT 15h, E820h: no map"
-    xorw %di, %di
+    # Is there a timer? Its counter, latched: where there is none, all bits are ones.
+    xorw %ax, %ax
+    outb %al, $0x43
+    inb $0x40, %al
+    xchgb %al, %ah
+    inb $0x40, %al
+    incw %ax
+    jz 3f
+    sti
+    hlt                         # without a tick, it stays here
+    cli
+    xorw %ax, %ax
+    int $0x1a
+    testw %dx, %dx
+    real_must nz, "INT 1Ah: an interrupt, and no tick"
+3:  xorw %di, %di
 real_failed:
     movw %di, failed
     cli

@@ -1,4 +1,4 @@
-//! What other people boot: a memory tester, and a hypervisor with a kernel as its module.
+//! What other people boot: a memory tester, a network boot loader, and a hypervisor with a kernel as its module.
 
 use abi::firmware::Protocol;
 use anyhow::Result;
@@ -19,7 +19,8 @@ pub(super) fn trials() -> Vec<Trial> {
         ("microvm", "Unable to find usable platform timer"),
     ];
     let xens = xens.map(|(name, last)| suite::test(&format!("xen on {name}"), move || xen(name, last)));
-    memtests.into_iter().chain(xens).collect()
+    let ipxe = suite::test("ipxe on pc", ipxe);
+    memtests.into_iter().chain(xens).chain([ipxe]).collect()
 }
 
 /// Its title, and a test at work on a part of memory; which one it is when it next draws its screen is chance.
@@ -30,6 +31,19 @@ fn memtest(name: &str) -> Result<()> {
     machine.kernel = Some(foreign::memtest(&ctx)?);
     machine.cmdline = foreign::MEMTEST_CMDLINE.to_owned();
     boot_until(&ctx, &machine, &["Memtest86+ v6", "Testing", "MB of "])
+}
+
+/// It sees that it has no card when it has been up for two seconds, by the BIOS's timer.
+fn ipxe() -> Result<()> {
+    let ctx = suite::context()?;
+    let mut machine = machine(&ctx, "pc")?;
+    machine.kernel = Some(foreign::ipxe(&ctx)?);
+    // It writes to the serial port by itself, and by the BIOS.
+    boot_until(
+        &ctx,
+        &machine,
+        &["iiPPXXEE  iinniittiiaalliissiinngg", "NNoo  mmoorree  nneettwwoorrkk  ddeevviicceess"],
+    )
 }
 
 /// Xen's own lines, and the first of the kernel that it starts, or what it ends with.

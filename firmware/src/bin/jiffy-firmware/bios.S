@@ -3,18 +3,18 @@
 # What holds when `bios_service` is called:
 #  1. 64-bit mode as after entry.S, but with the tables at BIOS_TABLES, on the stack that ends at STATE.
 #  2. RDI is the linear address of a `bios::Frame` on the caller's stack.
-#  3. What the caller had in GDTR, FS, GS, CR3, CR4 and EFER is in STATE, and comes back.
+#  3. What the caller had in ESP, GDTR, FS, GS, CR3, CR4 and EFER is in STATE, and comes back.
 #
 # The 16-bit code runs in the F segment, the rest where the ROM ends at 4 GiB.
 
 .set STATE_SEGMENT, {STATE} >> 4
-.set STATE_SP, 0
-.set STATE_SS, 2
-.set STATE_FS, 4
-.set STATE_GS, 6
-.set STATE_CR3, 8
-.set STATE_CR4, 12
-.set STATE_EFER, 16
+.set STATE_ESP, 0
+.set STATE_SS, 4
+.set STATE_FS, 6
+.set STATE_GS, 8
+.set STATE_CR3, 12
+.set STATE_CR4, 16
+.set STATE_EFER, 20
 .set STATE_GDTR, 24
 
 .section .bios, "ax", @progbits
@@ -36,7 +36,7 @@ service:
     pushw %es
     movw $STATE_SEGMENT, %ax
     movw %ax, %ds
-    movw %sp, STATE_SP
+    movl %esp, STATE_ESP                # all of it: 16-bit code with flat segments uses the upper half too
     movw %ss, STATE_SS
     movw %fs, STATE_FS
     movw %gs, STATE_GS
@@ -121,7 +121,7 @@ enter_real:
     lgdtl STATE_GDTR
     lidtl %cs:(real_idt - {REAL_MODE_BASE})
     movw STATE_SS, %ss
-    movw STATE_SP, %sp
+    movl STATE_ESP, %esp
     movw STATE_FS, %fs
     movw STATE_GS, %gs
     popw %es
