@@ -84,7 +84,7 @@ thread_local! {
     }));
 }
 
-fuzz_target!(|data: &[u8]| {
+fuzz_target!(init: fuzz::ignore_sigpipe(), |data: &[u8]| {
     let Some((kind, script)) = data.split_first() else { return };
     TARGETS.with_borrow_mut(|targets| {
         let (host, target) = &mut targets[usize::from(kind % 3)];

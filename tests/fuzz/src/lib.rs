@@ -14,6 +14,16 @@ pub fn file(bytes: &[u8]) -> Arc<File> {
     Arc::new(file)
 }
 
+/// Writing to a socket whose other end is gone is an error and no signal, as in `jiffy`. The runtime that sees to it in
+/// other programs does not start those of libFuzzer.
+pub fn ignore_sigpipe() {
+    #[allow(unsafe_code, reason = "no crate in use sets the disposition of a signal")]
+    // SAFETY: ignoring runs no code of this process.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_IGN)
+    };
+}
+
 /// A bug on purpose, which shows that a target reaches what is to be reached. It is there only with the
 /// feature `planted`. No seed meets all of the conditions; each one met in turn counts as new coverage (libFuzzer
 /// tells how often the loop ran), which a search without coverage would not see.

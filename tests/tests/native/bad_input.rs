@@ -147,7 +147,8 @@ pub(crate) fn runs(ctx: &Ctx, lab: &mut Lab, place: &Path) -> Result<Vec<Guest>>
     Ok(runs)
 }
 
-fn refused(name: &str, says: &'static [&'static str]) -> Guest {
+/// A run that is refused with one line, which has all of `says`.
+pub(crate) fn refused(name: &str, says: &'static [&'static str]) -> Guest {
     Guest::new(name).exits(125).leaves_nothing().look(move |report| {
         let stderr = String::from_utf8_lossy(&report.stderr);
         let lines: Vec<&str> = stderr.lines().collect();

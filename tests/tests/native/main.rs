@@ -1,6 +1,7 @@
 //! `jiffy` with guests so small that every KVM runs them, a software-mode one too: on this host if it has any KVM,
 //! else in a nested lab.
 
+mod bad_disks;
 mod bad_input;
 mod guests;
 mod terminal;
@@ -31,6 +32,7 @@ fn trials(ctx: &Ctx, place: &Path) -> Result<Vec<Trial>> {
     let mut lab = suite::tiny_lab(ctx)?;
     let mut runs = guests::runs(ctx, &mut lab)?;
     runs.extend(bad_input::runs(ctx, &mut lab, place)?);
+    runs.extend(bad_disks::runs(&mut lab, place)?);
     let mut trials = terminal::trials(ctx, lab.way)?;
     trials.extend(suite::guests(ctx, lab, runs)?);
     Ok(trials)

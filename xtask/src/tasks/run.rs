@@ -1,5 +1,7 @@
 //! `run`: a real Linux, booted by `jiffy`.
 
+mod host;
+
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::process::ExitStatusExt;
@@ -211,11 +213,13 @@ fn nested(ctx: &Ctx, args: &Args, guest: &Guest) -> Result<u8> {
         lab.file(name, path);
     }
     lab.forward_stdin = true;
-    let taps = taps(&args.jiffy);
+    let taps = host::taps(&args.jiffy);
     if !taps.is_empty() {
         lab.modules.push("tun".to_owned());
     }
-    let words = plugged(&taps).into_iter().chain(std::iter::once("{jiffy}".to_owned())).chain(jiffy_args(
+    let plug = host::plug(&taps);
+    let args = &Args { jiffy: host::images(&args.jiffy, &mut lab)?, ..args.clone() };
+    let words = plug.into_iter().chain(std::iter::once("{jiffy}".to_owned())).chain(jiffy_args(
         args,
         guest,
         |_, name| format!("{{{name}}}"),
@@ -239,35 +243,6 @@ fn nested(ctx: &Ctx, args: &Args, guest: &Guest) -> Result<u8> {
         Status::TimedOut => bail!("jiffy was still running after {} s", args.deadline),
         Status::NotStarted(why) => bail!("cannot run {why}"),
     }
-}
-
-/// The taps that `jiffy` is to use, by name, in their order.
-fn taps(jiffy: &[String]) -> Vec<&str> {
-    let mut taps = Vec::new();
-    let mut before = "";
-    for word in jiffy {
-        let value = if before == "--net" { Some(word.as_str()) } else { word.strip_prefix("--net=") };
-        let options = value.into_iter().flat_map(|value| value.split(','));
-        let named = options.filter_map(|option| option.strip_prefix("tap="));
-        taps.extend(named.filter(|tap| !tap.starts_with("fd:")));
-        before = word;
-    }
-    taps
-}
-
-/// Words that make the taps in the lab, and then run what follows: the lab is 10.0.N.1 in the network of tap number N,
-/// counted from 0.
-fn plugged(taps: &[&str]) -> Vec<String> {
-    if taps.is_empty() {
-        return Vec::new();
-    }
-    let make = |(number, tap): (usize, &&str)| {
-        format!(
-            "tunctl -t {tap} >/dev/null && ip address add 10.0.{number}.1/24 dev {tap} && ip link set {tap} up && "
-        )
-    };
-    let script: String = taps.iter().enumerate().map(make).collect();
-    ["sh", "-c", &format!("{script}exec \"$@\""), "sh"].map(str::to_owned).to_vec()
 }
 
 fn qemu(ctx: &Ctx, args: &Args, guest: &Guest) -> Result<u8> {

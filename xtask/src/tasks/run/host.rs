@@ -1,0 +1,183 @@
+//! What `jiffy` is to use of this host, as far as the nested lab can have it: taps of its own, copies of images.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use xtask::lab::Lab;
+
+/// The most that all copies may have together: they lie in the lab's memory, and do so twice while it starts.
+const MOST: u64 = 2 << 30;
+
+/// Where the values of these flags stand in the words for `jiffy`, and where in the word each begins.
+fn values(jiffy: &[String], flags: &[&str]) -> Vec<(usize, usize)> {
+    let mut found = Vec::new();
+    for (at, word) in jiffy.iter().enumerate() {
+        for flag in flags {
+            let before = at.checked_sub(1).map(|before| jiffy[before].as_str());
+            match word.strip_prefix(flag) {
+                _ if before == Some(flag) => found.push((at, 0)),
+                Some(rest) if rest.starts_with('=') => found.push((at, flag.len() + 1)),
+                _ => {}
+            }
+        }
+    }
+    found
+}
+
+/// The taps that `jiffy` is to use, by name, in their order.
+pub fn taps(jiffy: &[String]) -> Vec<&str> {
+    let values = values(jiffy, &["--net"]).into_iter().map(|(at, from)| &jiffy[at][from..]);
+    let named = values.flat_map(|value| value.split(',')).filter_map(|option| option.strip_prefix("tap="));
+    named.filter(|tap| !tap.starts_with("fd:")).collect()
+}
+
+/// Words that make the taps in the lab, and then run what follows: the lab is 10.0.N.1 in the network of tap number N,
+/// counted from 0.
+pub fn plug(taps: &[&str]) -> Vec<String> {
+    if taps.is_empty() {
+        return Vec::new();
+    }
+    let make = |(number, tap): (usize, &&str)| {
+        format!(
+            "tunctl -t {tap} >/dev/null && ip address add 10.0.{number}.1/24 dev {tap} && ip link set {tap} up && "
+        )
+    };
+    let script: String = taps.iter().enumerate().map(make).collect();
+    ["sh", "-c", &format!("{script}exec \"$@\""), "sh"].map(str::to_owned).to_vec()
+}
+
+/// Gives the lab copies of the images that `jiffy` is to use, and returns the words for `jiffy` with their paths there.
+/// What is written goes to the copies, and is gone when the lab is; who starts this is told so.
+pub fn images(jiffy: &[String], lab: &mut Lab) -> Result<Vec<String>> {
+    let mut words = jiffy.to_vec();
+    let mut total = 0;
+    for (number, (at, from)) in values(jiffy, &["--disk", "--pmem"]).into_iter().enumerate() {
+        let (flag, value) = jiffy[at].split_at(from);
+        let image = Image::of(value, &format!("image{number}"));
+        if let Some(path) = &image.path {
+            let found = path.metadata().with_context(|| format!("image {}", path.display()))?;
+            ensure!(found.is_file(), "image {}: the nested lab can have regular files only", path.display());
+            total += found.len();
+            ensure!(
+                total <= MOST,
+                "images of more than {} MiB: the nested lab copies them into its memory",
+                MOST >> 20
+            );
+            lab.file(&image.name, path);
+            if image.is_written {
+                eprintln!(
+                    "{}: the nested lab has a copy, and what the guest writes is gone with it",
+                    path.display()
+                );
+            }
+        }
+        words[at] = format!("{flag}{}", image.value);
+    }
+    lab.memory_mib += (2 * total).div_ceil(1 << 20) as u32;
+    Ok(words)
+}
+
+/// An image among the words for `jiffy`.
+#[derive(Debug, PartialEq, Eq)]
+struct Image {
+    /// What it is called in the lab.
+    name: String,
+    /// Where it is on the host; none for a descriptor, or where nothing is said.
+    path: Option<PathBuf>,
+    /// The flag's value, for the lab.
+    value: String,
+    /// The guest writes to it.
+    is_written: bool,
+}
+
+impl Image {
+    fn of(value: &str, name: &str) -> Self {
+        let mut image = Self { name: name.to_owned(), path: None, value: String::new(), is_written: true };
+        let mut options: Vec<String> = Vec::new();
+        for option in value.split(',') {
+            match option.split_once('=') {
+                Some(("path", path)) if !path.starts_with("fd:") => {
+                    image.path = Some(path.into());
+                    options.push(format!("path={{{name}}}"));
+                }
+                // Nobody could look at the overlay afterwards.
+                Some(("overlay", file)) => {
+                    image.is_written = file != "tmp";
+                    options.push("overlay=tmp".to_owned());
+                }
+                _ => options.push(option.to_owned()),
+            }
+        }
+        image.is_written &= !options.iter().any(|option| matches!(option.as_str(), "readonly" | "private"));
+        // In the lab its name says nothing of that any more.
+        let is_qcow2 =
+            image.path.as_deref().and_then(Path::extension).is_some_and(|extension| extension == "qcow2");
+        if is_qcow2 && !options.iter().any(|option| option.starts_with("format=")) {
+            options.push("format=qcow2".to_owned());
+        }
+        image.value = options.join(",");
+        image
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use xtask::lab::Way;
+
+    use super::*;
+
+    fn words(words: &[&str]) -> Vec<String> {
+        words.iter().map(|&word| word.to_owned()).collect()
+    }
+
+    #[test]
+    fn taps_of_the_lab() {
+        let jiffy = words(&[
+            "--net",
+            "tap=a,mtu=1400",
+            "--cpus",
+            "2",
+            "--net=passt=/p",
+            "--net=tap=b",
+            "--net",
+            "tap=fd:3",
+        ]);
+        assert_eq!(taps(&jiffy), ["a", "b"]);
+        assert!(plug(&[]).is_empty());
+        assert!(plug(&["a", "b"])[2].contains("10.0.1.1/24 dev b"));
+    }
+
+    #[test]
+    fn values_of_flags() {
+        let image = |value| Image::of(value, "image0");
+        let found = image("path=/a/b.raw,queues=2");
+        assert_eq!((found.value.as_str(), found.is_written), ("path={image0},queues=2", true));
+        assert_eq!(found.path.as_deref(), Some(Path::new("/a/b.raw")));
+        assert_eq!(image("path=b.qcow2,overlay=tmp").value, "path={image0},overlay=tmp,format=qcow2");
+        assert!(!image("path=b.qcow2,overlay=tmp").is_written);
+        assert!(image("path=b,overlay=/o").is_written);
+        assert!(!image("path=b,readonly").is_written);
+        assert_eq!(image("path=b.qcow2,format=raw").value, "path={image0},format=raw");
+        assert_eq!((image("path=fd:7").value.as_str(), image("path=fd:7").path), ("path=fd:7", None));
+    }
+
+    #[test]
+    fn images_are_copied() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("disk");
+        std::fs::write(&path, vec![0; 3 << 20]).unwrap();
+        let mut lab = Lab::new(Way::Native);
+        let memory = lab.memory_mib;
+        let given = words(&[
+            "--rng",
+            "--disk",
+            &format!("path={}", path.display()),
+            &format!("--pmem=path={},private", path.display()),
+        ]);
+        let found = images(&given, &mut lab).unwrap();
+        assert_eq!(found, ["--rng", "--disk", "path={image0}", "--pmem=path={image1},private"]);
+        assert_eq!(lab.memory_mib, memory + 12);
+        let error = images(&words(&["--disk", "path=/no/such"]), &mut lab).unwrap_err();
+        assert!(error.to_string().contains("/no/such"), "{error}");
+    }
+}
