@@ -9,11 +9,13 @@
 //! wire call ADDRESS take BYTES          a stream back
 //! wire call ADDRESS many COUNT          so many connections at the same time
 //! wire call ADDRESS half                ends its half first, and hears the answer
+//! wire measure ADDRESS CASE…            what it takes: round:SIZE:COUNT, give:KIB or take:KIB, these unchecked
 //! ```
 //!
 //! Addresses are `tcp:IP:PORT`, `udp:IP:PORT`, `vsock:CID:PORT`, `unix:PATH`, and for a port of a guest `unix:PATH:PORT`.
 
 mod address;
+mod measure;
 mod pattern;
 
 use std::io::{Read, Write};
@@ -29,6 +31,9 @@ use pattern::Pattern;
 const ECHO: u8 = b'e';
 const GIVE: u8 = b'g';
 const TAKE: u8 = b't';
+/// As [`GIVE`] and [`TAKE`], of any bytes and as often as the caller asks: each time eight bytes say how many.
+const SINK: u8 = b's';
+const SOURCE: u8 = b'o';
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -59,7 +64,15 @@ fn run(words: &[&str]) -> Result<()> {
             println!("wire: {} ok", rest.join(" "));
             Ok(())
         }
-        _ => bail!("serve ADDRESS…, wait ADDRESS, or call ADDRESS round|give|take|many|half …"),
+        ["measure", address, cases @ ..] => {
+            let address = address.parse()?;
+            cases.iter().try_for_each(|case| {
+                measure::run(&address, case).with_context(|| format!("{case} cannot be measured"))
+            })
+        }
+        _ => bail!(
+            "serve ADDRESS…, wait ADDRESS, measure ADDRESS CASE…, or call ADDRESS round|give|take|many|half …"
+        ),
     }
 }
 
@@ -118,6 +131,8 @@ fn answer(mut stream: Box<dyn Duplex>) -> Result<()> {
             Ok(stream.write_all(b"!")?)
         }
         TAKE => Pattern::default().send(&mut stream, number),
+        SINK => measure::sink(stream.as_mut()),
+        SOURCE => measure::source(stream.as_mut()),
         other => bail!("unknown request {other}"),
     }
 }

@@ -57,6 +57,9 @@ pub struct Lab {
     pub forward_stdin: bool,
     /// Further arguments for the QEMU of a nested lab.
     pub emulator_args: Vec<String>,
+    /// Wall time that a nested lab has for its start and end, and, where time is virtual, for what its steps take beyond
+    /// their deadlines.
+    pub allowance: Duration,
     files: BTreeMap<String, PathBuf>,
 }
 
@@ -95,7 +98,7 @@ pub struct StepReport {
 }
 
 impl Lab {
-    /// A lab with the usual limits and no files.
+    /// A lab with the usual limits, which bear a slow and busy host, and no files.
     #[must_use]
     pub fn new(way: Way) -> Self {
         Self {
@@ -104,6 +107,7 @@ impl Lab {
             modules: Vec::new(),
             forward_stdin: false,
             emulator_args: Vec::new(),
+            allowance: Duration::from_secs(180),
             files: BTreeMap::new(),
         }
     }

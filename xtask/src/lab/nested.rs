@@ -24,8 +24,6 @@ use crate::ctx::Ctx;
 use crate::kernel::Kernel;
 use crate::{built, initramfs};
 
-/// How long a lab may take to start and to end, on a slow and busy host.
-const START_AND_END: Duration = Duration::from_secs(180);
 /// How long after its deadline a step's end may be reported.
 const GRACE: Duration = Duration::from_secs(20);
 /// Where things are in the lab.
@@ -76,7 +74,7 @@ pub(super) fn run(lab: &Lab, speed: Speed, ctx: &Ctx, steps: &[Step], take: &mut
         Speed::Exact { .. } => command.arg("-serial").arg(format!("file:{}", reports.display())),
     };
     let limits = steps.iter().map(|step| Duration::from_millis(step.deadline_ms));
-    let deadline = Instant::now() + START_AND_END + limits.clone().sum();
+    let deadline = Instant::now() + lab.allowance + limits.clone().sum();
     // A step ends at its own deadline; a lab in which none does for longer than that has stalled.
     let patience = GRACE + limits.max().unwrap_or_default();
     let mut qemu = Process::spawn(command.stdin(Stdio::piped()).stdout(Stdio::piped()))?;
@@ -84,13 +82,14 @@ pub(super) fn run(lab: &Lab, speed: Speed, ctx: &Ctx, steps: &[Step], take: &mut
     let input = qemu.stdin()?;
     let input = if lab.forward_stdin { Some(input) } else { None };
     let ended = match speed {
-        Speed::Functional => {
-            follow(stdout, input, patience, take).and_then(|done| qemu.wait(deadline).map(|_| done))
-        }
+        Speed::Functional => follow(stdout, input, [lab.allowance, patience], take)
+            .and_then(|done| qemu.wait(deadline).map(|_| done)),
         Speed::Exact { .. } => {
             let ended = qemu.wait(deadline).map(|_| ());
             let file = File::open(&reports).context("QEMU left no reports");
-            ended.and(file).and_then(|file| replay(BufReader::new(file), take))
+            // What there is of a lab that did not end tells which step it was in.
+            let replayed = file.and_then(|file| replay(BufReader::new(file), take));
+            ended.and(replayed)
         }
     };
     let shown = fs::read(&console).unwrap_or_default();
@@ -134,15 +133,15 @@ fn archive(lab: &Lab, ctx: &Ctx, kernel: &Kernel, steps: &[Step]) -> Result<Cpio
     Ok(cpio)
 }
 
-/// Takes reports as they come, until the plan is done; false if they end before. No step may take longer than
-/// `patience`. When the first step has begun, `input` is fed.
+/// Takes reports as they come, until the plan is done; false if they end before. The first may come after `start`, and no step may take
+/// longer than `patience`. When the first step has begun, `input` is fed.
 fn follow(
     from: impl Read + Send + 'static,
     mut input: Option<ChildStdin>,
-    patience: Duration,
+    [start, patience]: [Duration; 2],
     take: &mut Take<'_>,
 ) -> Result<bool> {
-    let mut deadline = Instant::now() + START_AND_END;
+    let mut deadline = Instant::now() + start;
     let (sender, reports) = channel();
     // Ends with QEMU, when its end of the pipe is closed.
     thread::spawn(move || {

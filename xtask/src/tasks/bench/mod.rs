@@ -7,6 +7,7 @@ use xtask::ctx::Ctx;
 
 mod boot;
 mod firmware;
+mod io;
 mod start;
 
 /// Measure Jiffy beside what it is compared with
@@ -20,6 +21,7 @@ pub struct Args {
 enum Bench {
     Boot(boot::Args),
     Firmware(firmware::Args),
+    Io(io::Args),
     Start(start::Args),
 }
 
@@ -28,6 +30,7 @@ pub fn run(ctx: &Ctx, args: &Args) -> Result<ExitCode> {
     match &args.bench {
         Bench::Boot(args) => boot::run(ctx, args),
         Bench::Firmware(args) => firmware::run(ctx, args),
+        Bench::Io(args) => io::run(ctx, args),
         Bench::Start(args) => start::run(ctx, args),
     }
 }

@@ -126,7 +126,7 @@ const FLOOR: Program =
     Program { package: "floor", bin: "floor", profile: "jiffy", features: None, flags: STATIC };
 const STOPWATCH: Program =
     Program { package: "floor", bin: "stopwatch", profile: "jiffy", features: None, flags: STATIC };
-const TOOLS: [Program; 1] = [tool("no-flush")];
+const TOOLS: [Program; 2] = [tool("io-load"), tool("no-flush")];
 const INIT: Program =
     Program { package: "guest-init", bin: "jiffy-init", profile: "init", features: Some("bin"), flags: "" };
 

@@ -1,0 +1,270 @@
+//! `bench io`: what a guest's request takes, in instructions of all levels together and in exits, counted in the nested
+//! lab.
+//!
+//! A [`Part`] is a kind of device, and what its loads are on each [`System`]; each load on each system is a step of one
+//! lab. Figures come from the load itself, by subtraction of two loops: under `-icount` a nanosecond of the guest's clock
+//! is an instruction, whoever executed it. Exits are those that KVM in the lab has counted when the load says that a
+//! loop begins or ends.
+//!
+//! QEMU's emulation of SVM delivers an interrupt that was injected at VMRUN once more, interrupts off or not, when its
+//! instruction budget ends before the guest's next exit. Guests of which that happens in the wrong place spin for ever,
+//! the more likely the more interrupts there are. So loads are short, and a step that reaches its deadline is
+//! done again with something harmless changed.
+
+mod parts;
+mod qemu;
+mod report;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use abi::init_config::Directive;
+use agent::{Status, Step};
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+use xtask::ctx::Ctx;
+use xtask::lab::{self, Lab, Speed, Way};
+use xtask::tuned::Recipe;
+use xtask::{built, initramfs};
+
+use crate::tasks::build;
+use parts::{PARTS, Part};
+
+/// Virtual time for a step: several times what it needs.
+const DEADLINE_MS: u64 = 1_500;
+/// Wall time for all steps: virtual time passes ten times slower, or a hundred times on a busy host.
+const ALLOWANCE: Duration = Duration::from_secs(3600);
+/// How often steps that were stuck are done again.
+const REPEATS: usize = 6;
+
+/// What a request takes, in instructions counted in the nested lab, beside QEMU's microvm and no VM at all
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The kinds of devices
+    #[arg(long, value_name = "PART", value_delimiter = ',', default_values_t = parts::NAMES.map(str::to_owned))]
+    part: Vec<String>,
+    /// The systems
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = System::ALL)]
+    system: Vec<System>,
+    /// Only loads whose names begin so, such as read:4096
+    #[arg(long, value_name = "PREFIX", default_value = "")]
+    case: String,
+    /// The seed of all that is random in the lab
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Further options of jiffy's device, such as io=uring
+    #[arg(long, value_name = "OPTION,…", default_value = "")]
+    options: String,
+    /// Print one JSON object a part
+    #[arg(long)]
+    json: bool,
+}
+
+/// What does the work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+enum System {
+    /// The lab itself, without a VM: the limit.
+    Limit,
+    /// QEMU's microvm, by virtio-mmio.
+    Qemu,
+    /// QEMU's microvm, by virtio-pci.
+    QemuPci,
+    /// Jiffy, by virtio-mmio.
+    Mmio,
+    /// Jiffy, by virtio-pci.
+    Pci,
+}
+
+impl System {
+    const ALL: [Self; 5] = [Self::Limit, Self::Qemu, Self::QemuPci, Self::Mmio, Self::Pci];
+
+    /// Its name in tables.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Limit => "limit",
+            Self::Qemu => "QEMU mmio",
+            Self::QemuPci => "QEMU pci",
+            Self::Mmio => "mmio",
+            Self::Pci => "pci",
+        }
+    }
+}
+
+impl std::fmt::Display for System {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        use clap::ValueEnum as _;
+        f.write_str(self.to_possible_value().as_ref().map_or("", |value| value.get_name()))
+    }
+}
+
+/// What one request of a load's takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+struct Figure {
+    instructions: u64,
+    /// None without a VM.
+    exits: Option<f64>,
+}
+
+/// By part, load and system.
+type Figures = BTreeMap<(&'static str, &'static str, System), Figure>;
+
+/// One load on one system.
+#[derive(Clone, Copy)]
+struct Job {
+    part: &'static Part,
+    case: &'static str,
+    system: System,
+}
+
+/// Measures, and prints a table for each part.
+pub fn run(ctx: &Ctx, args: &Args) -> Result<ExitCode> {
+    build::all(ctx)?;
+    build::agent(ctx)?;
+    build::tools(ctx)?;
+    build::wire(ctx)?;
+    let mut jobs = Vec::new();
+    for name in &args.part {
+        let part = (&PARTS as &'static [Part])
+            .iter()
+            .find(|part| part.name == name)
+            .with_context(|| format!("no part {name}"))?;
+        let cases = part.cases.iter().map(|case| case.id).filter(|id| id.starts_with(&args.case));
+        jobs.extend(cases.flat_map(|case| args.system.iter().map(move |&system| Job { part, case, system })));
+    }
+    let figures = measure(ctx, args, jobs)?;
+    for part in PARTS.iter().filter(|part| args.part.iter().any(|name| name == part.name)) {
+        if args.json {
+            report::json(part, &figures)?;
+        } else {
+            report::print(part, &args.system, &figures);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Does all jobs, those that get stuck more than once.
+fn measure(ctx: &Ctx, args: &Args, mut jobs: Vec<Job>) -> Result<Figures> {
+    let mut figures = Figures::new();
+    for repeat in 0..=REPEATS {
+        let message = format!("Counting instructions in the nested lab: {} loads", jobs.len());
+        let _progress = ctx.step(message);
+        let place = tempfile::tempdir()?;
+        let pad = "x".repeat(repeat);
+        let lab = lab(ctx, args, place.path())?;
+        let steps = jobs.iter().map(|job| step(args, job, &pad)).collect::<Vec<_>>();
+        let report = lab.run(ctx, &steps)?;
+        let mut stuck = Vec::new();
+        for (job, step) in jobs.into_iter().zip(&report.steps) {
+            if step.status == Status::TimedOut {
+                stuck.push(job);
+                continue;
+            }
+            let shown = String::from_utf8_lossy(&step.stdout);
+            let Some(figure) = figure(job.case, &shown) else {
+                let said = String::from_utf8_lossy(&step.stderr);
+                bail!("{}: no figure: {:?}\n{shown}{said}", step.name, step.status);
+            };
+            figures.insert((job.part.name, job.case, job.system), figure);
+        }
+        if stuck.is_empty() {
+            return Ok(figures);
+        }
+        jobs = stuck;
+    }
+    let names: Vec<_> = jobs.iter().map(|Job { case, system, .. }| format!("{case} on {system}")).collect();
+    bail!("always stuck: {}", names.join(", "))
+}
+
+/// A lab with all that jobs need.
+fn lab(ctx: &Ctx, args: &Args, place: &Path) -> Result<Lab> {
+    let mut lab = Lab::new(Way::Nested(Speed::Exact { seed: args.seed }));
+    (lab.memory_mib, lab.allowance) = (3072, ALLOWANCE);
+    lab.modules.extend(["tun", "vhost_vsock"].map(str::to_owned));
+    let programs = [("io-load", built::tool(ctx, "io-load")), ("wire", built::wire(ctx))];
+    let config = [Directive::Exec("/bin/sh"), Directive::Arg("/load")];
+    let mut cpio = initramfs::with_init(built::INIT.read(ctx)?, &config)?;
+    initramfs::add_busybox(&mut cpio, ctx)?;
+    for (name, path) in &programs {
+        lab.file(name, path);
+        cpio.program(&format!("bin/{name}"), fs::read(path)?);
+    }
+    // What it is to do, the guest finds on its kernel's command line, behind the last word that is the kernel's.
+    cpio.file("load", "line=$(cat /proc/cmdline); eval \"${line##*load=}\"\n");
+    let initrd = place.join("initrd");
+    fs::write(&initrd, cpio.build()?)?;
+    lab.file("jiffy", &built::JIFFY.path(ctx)?).file("initrd", &initrd);
+    lab.file("kernel", &Recipe::read(ctx)?.build(ctx)?.vmlinux());
+    if args.system.iter().any(|system| matches!(system, System::Qemu | System::QemuPci)) {
+        qemu::add(ctx, &mut lab)?;
+    }
+    Ok(lab)
+}
+
+/// What does a job in the lab. `pad` goes where it changes nothing but bytes.
+fn step(args: &Args, job: &Job, pad: &str) -> Step {
+    let Job { part, case, system } = *job;
+    let cmdline = format!("console=ttyS0 quiet panic=-1 nokaslr pad={pad}");
+    let load = part.guest.replace("CASE", case);
+    let words = match system {
+        System::Limit => ["/bin/sh", "-c", &part.limit.replace("CASE", case)].map(str::to_owned).to_vec(),
+        System::Mmio | System::Pci => {
+            let [flag, device] = part.jiffy;
+            let device = [device, &args.options].into_iter().filter(|options| !options.is_empty());
+            let (transport, device) = (system.to_string(), device.collect::<Vec<_>>().join(","));
+            let cmdline = format!("{cmdline} load={load}");
+            [
+                "{jiffy}", "run", "--kernel", "{kernel}", "--initrd", "{initrd}", "--memory", "512M",
+                "--kaslr", "off",
+            ]
+            .into_iter()
+            .chain(["--transport", &transport, flag, &device, "--cmdline", &cmdline])
+            .map(str::to_owned)
+            .collect()
+        }
+        System::Qemu | System::QemuPci => {
+            let cmdline = format!("{cmdline} reboot=t load={load}");
+            qemu::microvm(system == System::QemuPci, &cmdline, part.qemu)
+        }
+    };
+    // Whoever reads along counts the exits while the load pauses.
+    let script = format!(
+        "mount -t debugfs none /sys/kernel/debug 2>/dev/null; {}\n\"$@\" 2>&1 </dev/null | while read -r line; do \
+         echo \"$line\"; case $line in @*) cat /sys/kernel/debug/kvm/exits;; esac; done",
+        part.before
+    );
+    let shell = ["/bin/sh", "-c", &script, "sh"].map(str::to_owned);
+    let mut step = lab::step(&format!("{} {case} {system}", part.name), shell.into_iter().chain(words));
+    step.deadline_ms = DEADLINE_MS;
+    step
+}
+
+/// What is said of a load: `ID NANOSECONDS`, and three times `@ID` with the exits so far on the next line.
+fn figure(id: &str, shown: &str) -> Option<Figure> {
+    let lines: Vec<&str> = shown.lines().map(str::trim).collect();
+    let instructions =
+        lines.iter().find_map(|line| line.strip_prefix(id)?.strip_prefix(' '))?.parse().ok()?;
+    let marks = lines.windows(2).filter(|pair| pair[0].strip_prefix('@') == Some(id));
+    let exits: Vec<f64> = marks.map(|pair| pair[1].parse().ok()).collect::<Option<_>>()?;
+    let count: f64 = id.rsplit_once(':')?.1.parse().ok()?;
+    let [before, between, after] = exits[..] else { return None };
+    let exits = ((after - between) - (between - before)) / count;
+    Some(Figure { instructions, exits: (after > 0.0).then_some(exits) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_figure_of_what_is_said() {
+        let said = "hello\r\n@read:8:10\r\n100\r\n@read:8:10\n130\n@read:8:10\n190\nread:8:10 4711\r\n@read:8:100\n1";
+        assert_eq!(figure("read:8:10", said), Some(Figure { instructions: 4711, exits: Some(3.0) }));
+        assert_eq!(figure("read:8:100", said), None);
+        let alone = said.replace("100", "0").replace("130", "0").replace("190", "0");
+        assert_eq!(figure("read:8:10", &alone), Some(Figure { instructions: 4711, exits: None }));
+    }
+}
