@@ -11,7 +11,6 @@ use std::os::fd::{AsRawFd, RawFd};
 use libc::{c_int, iovec, off_t};
 use rustix::fs::{FallocateFlags, fallocate, fdatasync};
 use rustix::io::Errno;
-use vm_memory::bitmap::Bitmap;
 
 use super::segments::{AlignedBuffer, Segments};
 use super::{Backend, Geometry, Operation};
@@ -38,9 +37,8 @@ impl Raw {
 
     fn read(&self, offset: u64, to: &[Slice<'_>]) -> io::Result<()> {
         if self.is_aligned(to) {
-            let result = Segments::new(to).transfer(offset, |rest, offset| self.preadv(rest, offset));
-            mark_dirty(to);
-            return result;
+            // Whoever began it notes which pages it fills.
+            return Segments::new(to).transfer(offset, |rest, offset| self.preadv(rest, offset));
         }
         let mut bounce = AlignedBuffer::new(total(to), self.align);
         Segments::of_buffer(bounce.bytes()).transfer(offset, |rest, offset| self.preadv(rest, offset))?;
@@ -154,10 +152,4 @@ impl Backend for Raw {
 
 fn total(slices: &[Slice<'_>]) -> usize {
     slices.iter().map(Slice::len).sum()
-}
-
-fn mark_dirty(slices: &[Slice<'_>]) {
-    for slice in slices {
-        slice.bitmap().mark_dirty(0, slice.len());
-    }
 }

@@ -13,6 +13,7 @@
 mod block;
 mod console;
 mod context;
+mod descriptors;
 mod entropy;
 mod net;
 mod pmem;

@@ -6,8 +6,9 @@ use std::sync::atomic::{Ordering, fence};
 use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
 use virtio_queue::{QueueOwnedT, QueueState, QueueT};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, VolatileMemory};
 
+use super::descriptors::Walk;
 use crate::memory::{Map, Slice};
 
 /// The most descriptors of one chain, whatever the length of an indirect table: as many as QEMU takes.
@@ -138,20 +139,26 @@ impl Queue {
         if !self.ring.ready() {
             return Ok(None);
         }
-        let (queue, broken, size) = (self.index, self.broken(), self.ring.size());
-        let next = self.ring.iter(map).map_err(|_| broken)?.next();
-        let Some(mut descriptors) = next else { return Ok(None) };
-        let head = descriptors.head_index();
-        let bad = Error::Chain { queue, head };
-        if head >= size {
-            return Err(bad);
+        let (queue, size, next) = (self.index, self.ring.size(), self.ring.next_avail());
+        let ring = map.get_slice(GuestAddress(self.ring.avail_ring()), 4 + 2 * usize::from(size));
+        let ring = ring.map_err(|_| self.broken())?;
+        // What the driver wrote before it moved the index on is read after it.
+        let index = ring.load::<u16>(2, Ordering::Acquire).map_err(|_| self.broken())?;
+        match u16::from_le(index).wrapping_sub(next) {
+            0 => return Ok(None),
+            waiting if waiting > size => return Err(self.broken()),
+            _ => self.ring.set_next_avail(next.wrapping_add(1)),
         }
+        let entry = 4 + 2 * usize::from(next % size);
+        let head = u16::from_le(ring.load::<u16>(entry, Ordering::Relaxed).map_err(|_| self.broken())?);
+        let bad = Error::Chain { queue, head };
+        let mut walk = Walk::new(map, self.ring.desc_table(), size, head).ok_or_else(|| bad.clone())?;
         let (mut readable, mut writable) = (Vec::new(), Vec::new());
-        let mut whole = false;
-        for descriptor in descriptors.by_ref().take(MAX_CHAIN) {
+        for _ in 0..MAX_CHAIN {
+            let descriptor = walk.next().ok_or_else(|| bad.clone())?;
             let (addr, len) = (descriptor.addr(), descriptor.len());
-            let outside = Error::Outside { queue, addr: addr.0, len };
-            let slice = map.get_slice(addr, len as usize).map_err(|_| outside)?;
+            let outside = |_| Error::Outside { queue, addr: addr.0, len };
+            let slice = map.get_slice(addr, len as usize).map_err(outside)?;
             if descriptor.is_write_only() {
                 writable.push(slice);
             } else if writable.is_empty() {
@@ -159,10 +166,11 @@ impl Queue {
             } else {
                 return Err(Error::Order { queue, head });
             }
-            whole = !descriptor.has_next();
+            if !descriptor.has_next() {
+                return Ok(Some(Chain { head, readable, writable }));
+            }
         }
-        // The iterator ends alike at the last descriptor and at one that it cannot follow.
-        if whole { Ok(Some(Chain { head, readable, writable })) } else { Err(bad) }
+        Err(bad)
     }
 
     /// Takes back the last [`Queue::pop`]: that chain is available again.
@@ -172,17 +180,17 @@ impl Queue {
 
     /// Gives chains back, each with the bytes that were written to it; the driver sees all of them at once.
     pub fn push(&mut self, map: &Map, used: &[(u16, u32)]) -> Result<(), Error> {
-        let (broken, size, base) = (self.broken(), self.ring.size(), self.ring.used_ring());
+        let size = self.ring.size();
+        let ring = map.get_slice(GuestAddress(self.ring.used_ring()), 4 + 8 * usize::from(size));
+        let ring = ring.map_err(|_| self.broken())?;
         let mut next = Wrapping(self.ring.next_used());
         for &(head, len) in used {
-            // Offsets stay below 2^19: an address that they overflow is not in memory.
-            let slot = base.checked_add(4 + 8 * u64::from(next.0 % size)).ok_or(broken.clone())?;
+            let slot = 4 + 8 * usize::from(next.0 % size);
             let element = u64::from(len) << 32 | u64::from(head);
-            map.write_obj(element.to_le(), GuestAddress(slot)).map_err(|_| broken.clone())?;
+            ring.get_ref(slot).map_err(|_| self.broken())?.store(element.to_le());
             next += 1;
         }
-        let index = GuestAddress(base.checked_add(2).ok_or(broken.clone())?);
-        map.store(next.0.to_le(), index, Ordering::Release).map_err(|_| broken)?;
+        ring.store(next.0.to_le(), 2, Ordering::Release).map_err(|_| self.broken())?;
         self.ring.set_next_used(next.0);
         Ok(())
     }

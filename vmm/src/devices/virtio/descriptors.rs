@@ -1,0 +1,64 @@
+//! Descriptors of a chain (2.7.5), in the queue's table and in an indirect one. Each table is looked up in guest memory
+//! once, and each descriptor is copied out once.
+
+use virtio_queue::desc::split::Descriptor;
+use vm_memory::{GuestAddress, GuestMemoryBackend, VolatileMemory};
+
+use crate::memory::{Map, Slice};
+
+/// Follows a chain.
+pub(super) struct Walk<'m> {
+    map: &'m Map,
+    table: Slice<'m>,
+    /// Descriptors in the table.
+    len: u16,
+    next: u16,
+    /// Descriptors that may come yet: a chain has no more than its table.
+    left: u16,
+    indirect: bool,
+    bytes: u32,
+}
+
+impl<'m> Walk<'m> {
+    /// The chain that begins at `head` of the table at `table`; none if that is not in memory.
+    pub fn new(map: &'m Map, table: u64, len: u16, head: u16) -> Option<Self> {
+        let table = look_up(map, GuestAddress(table), len)?;
+        Some(Self { map, table, len, next: head, left: len, indirect: false, bytes: 0 })
+    }
+
+    /// The next descriptor that stands for a buffer; none if the chain cannot be followed.
+    pub fn next(&mut self) -> Option<Descriptor> {
+        loop {
+            if self.next >= self.len {
+                return None;
+            }
+            self.left = self.left.checked_sub(1)?;
+            let at = usize::from(self.next) * size_of::<Descriptor>();
+            let descriptor: Descriptor = self.table.get_ref(at).ok()?.load();
+            if descriptor.refers_to_indirect_table() {
+                self.enter(&descriptor)?;
+                continue;
+            }
+            // A chain has less than 4 GiB (2.7.5.2).
+            self.bytes = self.bytes.checked_add(descriptor.len())?;
+            self.next = descriptor.next();
+            return Some(descriptor);
+        }
+    }
+
+    /// Goes on in an indirect table, which stands in no other (2.7.5.3.1).
+    fn enter(&mut self, descriptor: &Descriptor) -> Option<()> {
+        let len = descriptor.len() as usize;
+        if self.indirect || !len.is_multiple_of(size_of::<Descriptor>()) {
+            return None;
+        }
+        self.len = u16::try_from(len / size_of::<Descriptor>()).ok()?;
+        self.table = look_up(self.map, descriptor.addr(), self.len)?;
+        (self.next, self.left, self.indirect) = (0, self.len, true);
+        Some(())
+    }
+}
+
+fn look_up(map: &Map, table: GuestAddress, len: u16) -> Option<Slice<'_>> {
+    map.get_slice(table, usize::from(len) * size_of::<Descriptor>()).ok()
+}
