@@ -72,7 +72,7 @@ pub(super) struct Stream {
     pub(super) sent: Wrapping<u32>,
     guest_forwarded: Wrapping<u32>,
     guest_alloc: u32,
-    /// The guest was asked for room, and has not answered.
+    /// The guest was asked for room, and has made none since.
     pub(super) asked: bool,
     /// From the guest: what came, what of that has left our room, and what of that the guest knows.
     pub(super) received: Wrapping<u32>,
@@ -103,11 +103,12 @@ impl Stream {
         stream
     }
 
-    /// Each packet of the guest says what room there is.
+    /// Each packet of the guest says what room there is. A guest that has answered that there is none yet is not asked
+    /// again before that has changed: its reader may be idle for long, and answers would go round and round.
     pub(super) fn hear(&mut self, header: &Header) {
-        self.guest_alloc = header.buf_alloc.get();
-        self.guest_forwarded = Wrapping(header.fwd_cnt.get());
-        self.asked = false;
+        let room = (header.buf_alloc.get(), Wrapping(header.fwd_cnt.get()));
+        self.asked &= room == (self.guest_alloc, self.guest_forwarded);
+        (self.guest_alloc, self.guest_forwarded) = room;
     }
 
     /// Each packet to the guest says what room there is.

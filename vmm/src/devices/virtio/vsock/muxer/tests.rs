@@ -101,6 +101,8 @@ fn credit_is_asked_for_once() {
     assert_eq!(ops(&mut muxer), [op::CREDIT_REQUEST]);
     assert_eq!(muxer.credit(KEY), 0);
     assert_eq!(ops(&mut muxer), [0; 0]);
+    muxer.receive(&packet(op::CREDIT_UPDATE, KEY));
+    assert_eq!((muxer.credit(KEY), ops(&mut muxer)), (0, Vec::new()), "it has answered that there is none");
     muxer.receive(&Header { fwd_cnt: 400.into(), ..packet(op::CREDIT_UPDATE, KEY) });
     assert_eq!(muxer.credit(KEY), 400);
     muxer.receive(&packet(op::CREDIT_REQUEST, KEY));
