@@ -27,7 +27,7 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use xtask::ctx::Ctx;
 use xtask::lab::{self, Lab, Speed, Way};
-use xtask::tuned::Recipe;
+use xtask::tuned::{Recipe, Variant};
 use xtask::{built, initramfs};
 
 use crate::tasks::build;
@@ -197,7 +197,7 @@ fn lab(ctx: &Ctx, args: &Args, place: &Path) -> Result<Lab> {
     let initrd = place.join("initrd");
     fs::write(&initrd, cpio.build()?)?;
     lab.file("jiffy", &built::JIFFY.path(ctx)?).file("initrd", &initrd);
-    lab.file("kernel", &Recipe::read(ctx)?.build(ctx)?.vmlinux());
+    lab.file("kernel", &Recipe::read(ctx, Variant::Fast)?.build(ctx)?.vmlinux());
     if args.system.iter().any(|system| matches!(system, System::Qemu | System::QemuPci)) {
         qemu::add(ctx, &mut lab)?;
     }
