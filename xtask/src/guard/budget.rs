@@ -195,7 +195,7 @@ impl fmt::Display for Budgets {
         writeln!(f, "\n[made-with]\n{made_with}")?;
         writeln!(f, "# What is let pass above a budget: per cent of it, and instructions.\n[allowance]")?;
         let rows = [
-            ("ours", ours, "code of jiffy and init; between two runs it may not differ at all"),
+            ("ours", ours, "code of jiffy, init and the firmware; between two runs it may not differ at all"),
             ("host", host, "the host's kernel, the least of several starts"),
             ("host-once", host_once, "the host's kernel where a scenario is started once"),
             ("boot", boot, "guest and exits together, phases kernel and init together"),

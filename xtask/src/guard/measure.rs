@@ -38,8 +38,9 @@ impl Subjects {
     }
 
     /// These files, which have the names of their functions.
-    pub fn of(jiffy: PathBuf, init: PathBuf) -> Result<Self> {
-        let symbols = Programs { vmm: Symbols::of(&jiffy)?, init: Symbols::of(&init)? };
+    pub fn of(ctx: &Ctx, jiffy: PathBuf, init: PathBuf) -> Result<Self> {
+        let built = Programs::built(ctx)?;
+        let symbols = Programs { vmm: Symbols::of(&jiffy)?, init: Symbols::of(&init)?, ..built };
         Ok(Self { jiffy, init, symbols })
     }
 }

@@ -115,7 +115,9 @@ fn write_page(to: &mut String, budgets: &Budgets) -> std::fmt::Result {
     }
     writeln!(
         to,
-        "\n## By whose they are\n\n| scenario | jiffy | init | host | guest | exits |\n|-|-|-|-|-|-|"
+        "\n## By whose they are\n\n| scenario | {} |\n|-|{}",
+        Whose::ALL.map(|whose| whose.to_string()).join(" | "),
+        "-|".repeat(Whose::ALL.len())
     )?;
     for (name, phases) in known(budgets) {
         let sum = |whose| millions(phases.values().filter_map(|costs| costs.get(&whose)).sum());

@@ -18,6 +18,8 @@ pub enum Whose {
     Jiffy,
     /// `jiffy-init`'s own.
     Init,
+    /// The firmware's own.
+    Firmware,
     /// The host kernel's, on behalf of `jiffy` on that way.
     Host,
     /// The guest kernel's.
@@ -28,12 +30,13 @@ pub enum Whose {
 
 impl Whose {
     /// All, in their order.
-    pub const ALL: [Self; 5] = [Self::Jiffy, Self::Init, Self::Host, Self::Guest, Self::Exits];
+    pub const ALL: [Self; 6] =
+        [Self::Jiffy, Self::Init, Self::Firmware, Self::Host, Self::Guest, Self::Exits];
 
     /// Whether it is this project's own code, whose counts repeat to the instruction whatever happens beside it.
     #[must_use]
     pub fn is_ours(self) -> bool {
-        matches!(self, Self::Jiffy | Self::Init)
+        matches!(self, Self::Jiffy | Self::Init | Self::Firmware)
     }
 
     /// What the profiler calls such code, or most of it: by its functions it is known what grew.
@@ -42,6 +45,7 @@ impl Whose {
         match self {
             Self::Jiffy => Code::Vmm,
             Self::Init => Code::Init,
+            Self::Firmware => Code::Firmware,
             Self::Host | Self::Exits => Code::LabKernel,
             Self::Guest => Code::GuestKernel,
         }
@@ -53,6 +57,7 @@ impl fmt::Display for Whose {
         f.write_str(match self {
             Self::Jiffy => "jiffy",
             Self::Init => "init",
+            Self::Firmware => "firmware",
             Self::Host => "host",
             Self::Guest => "guest",
             Self::Exits => "exits",
@@ -132,12 +137,12 @@ pub(super) fn phases(rows: &[Row], profiled: &[profile::Phase]) -> Vec<Phase> {
         let Some((name, guest_runs)) = ends_with(row) else { continue };
         let sum =
             |code: Code| profiled.costs.get(&code).map_or(0, |functions| functions.values().sum::<u64>());
-        let [jiffy, init] = [sum(Code::Vmm), sum(Code::Init)];
+        let [jiffy, init, firmware] = [Code::Vmm, Code::Init, Code::Firmware].map(sum);
         let parts = if guest_runs {
             let guest = sum(Code::GuestKernel) + sum(Code::GuestOther);
-            let exits = busy(row).saturating_sub(jiffy + guest + init);
-            [(Whose::Jiffy, jiffy), (Whose::Init, init), (Whose::Guest, guest), (Whose::Exits, exits)]
-                .to_vec()
+            let exits = busy(row).saturating_sub(jiffy + guest + init + firmware);
+            let ours = [(Whose::Jiffy, jiffy), (Whose::Init, init), (Whose::Firmware, firmware)];
+            [ours.as_slice(), &[(Whose::Guest, guest), (Whose::Exits, exits)]].concat()
         } else {
             // At the end jiffy waits for KVM, most of all.
             let host = if name == "end" { 0 } else { busy(row).saturating_sub(jiffy) };
@@ -199,8 +204,8 @@ mod tests {
         let counted = profiled(&[
             &[(Code::Vmm, 100), (Code::LabKernel, 999)],
             &[(Code::Vmm, 30)],
-            &[(Code::Vmm, 10), (Code::GuestOther, 20)],
-            &[(Code::Vmm, 100), (Code::GuestOther, 200)],
+            &[(Code::Vmm, 10), (Code::Firmware, 20)],
+            &[(Code::Vmm, 100), (Code::Firmware, 150), (Code::GuestOther, 50)],
             &[(Code::Vmm, 500), (Code::GuestKernel, 3000), (Code::Init, 40)],
             &[],
             &[(Code::Vmm, 60), (Code::LabKernel, 10)],
@@ -214,7 +219,16 @@ mod tests {
             [
                 ("exec", Costs::from([(jiffy, 100), (host, 200)]), 100),
                 ("start", Costs::from([(jiffy, 30), (host, 60)]), 0),
-                ("firmware", Costs::from([(jiffy, 110), (Whose::Guest, 220), (Whose::Exits, 320)]), 110),
+                (
+                    "firmware",
+                    Costs::from([
+                        (jiffy, 110),
+                        (Whose::Firmware, 170),
+                        (Whose::Guest, 50),
+                        (Whose::Exits, 320)
+                    ]),
+                    110
+                ),
                 (
                     "kernel",
                     Costs::from([(jiffy, 500), (init, 40), (Whose::Guest, 3000), (Whose::Exits, 460)]),

@@ -104,6 +104,7 @@ fn unit(guest: Guest, phase: &str, whose: Whose) -> Unit {
     let whose: &[Whose] = match whose {
         Whose::Jiffy => &[Whose::Jiffy],
         Whose::Init => &[Whose::Init],
+        Whose::Firmware => &[Whose::Firmware],
         Whose::Host => &[Whose::Host],
         Whose::Guest | Whose::Exits => &[Whose::Guest, Whose::Exits],
     };
@@ -119,7 +120,7 @@ fn allowance(unit: &Unit, guest: Guest, all: &Allowances) -> Allowance {
     match unit.whose[0] {
         // How often the console's bytes come in one piece is the guest's and the host's scheduling.
         Whose::Jiffy if unit.phases[0] == "workload" => all.after,
-        Whose::Jiffy | Whose::Init => all.ours,
+        Whose::Jiffy | Whose::Init | Whose::Firmware => all.ours,
         Whose::Host if guest == Guest::Mark => all.host,
         // Most of it is what the host's kernel does.
         Whose::Guest | Whose::Exits if unit.phases[0] == "firmware" => all.host,

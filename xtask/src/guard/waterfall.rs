@@ -74,7 +74,7 @@ fn write(
     for whose in Whose::ALL.iter().filter(|whose| rows.iter().any(|(_, costs)| costs.contains_key(whose))) {
         writeln!(svg, "<rect x=\"{left}\" y=\"{}\" width=\"12\" height=\"12\" class=\"{whose}\"/>", y - 10)?;
         writeln!(svg, "<text x=\"{}\" y=\"{y}\">{whose}</text>", left + 18)?;
-        left += 80;
+        left += 90;
     }
     writeln!(svg, "<text x=\"{}\" y=\"{y}\" class=\"number\">{} in all</text>", WIDTH - 8, millions(total))?;
     writeln!(svg, "</svg>")
@@ -104,12 +104,14 @@ text { font: 13px system-ui, sans-serif; fill: #1f2328 }
 .number { text-anchor: end; font-variant-numeric: tabular-nums }
 .tick { text-anchor: middle; font-size: 11px; fill: #59636e }
 .page { fill: #ffffff } path { stroke: #d1d9e0 }
-.jiffy { fill: #cf5c00 } .init { fill: #b3247a } .host { fill: #7d8590 } .guest { fill: #1a6fc4 } .exits { fill: #7fb2e5 }
+.jiffy { fill: #cf5c00 } .init { fill: #b3247a } .firmware { fill: #1a7f37 }
+.host { fill: #7d8590 } .guest { fill: #1a6fc4 } .exits { fill: #7fb2e5 }
 @media (prefers-color-scheme: dark) {
 text { fill: #e6edf3 }
 .tick { fill: #9198a1 }
 .page { fill: #0d1117 } path { stroke: #30363d }
-.jiffy { fill: #ff9a4d } .init { fill: #f27dc0 } .host { fill: #8d96a0 } .guest { fill: #58a6ff } .exits { fill: #3a73b3 }
+.jiffy { fill: #ff9a4d } .init { fill: #f27dc0 } .firmware { fill: #4ac26b }
+.host { fill: #8d96a0 } .guest { fill: #58a6ff } .exits { fill: #3a73b3 }
 }
 </style>
 ";

@@ -37,6 +37,8 @@ pub enum Code {
     LabKernel,
     /// Other programs in the lab: its agent, its init.
     LabProgram,
+    /// Our firmware, in the guest.
+    Firmware,
     /// The guest's kernel.
     GuestKernel,
     /// The guest's init.
@@ -53,6 +55,7 @@ impl Code {
             Self::Vmm => "jiffy",
             Self::LabKernel => "lab kernel",
             Self::LabProgram => "lab programs",
+            Self::Firmware => "firmware",
             Self::GuestKernel => "guest kernel",
             Self::Init => "init",
             Self::GuestOther => "other in guest",
@@ -147,13 +150,15 @@ pub struct Programs {
     pub vmm: Symbols,
     /// The guest's init.
     pub init: Symbols,
+    /// The ROM, where it is linked to.
+    pub firmware: Symbols,
 }
 
 impl Programs {
-    /// `jiffy` and `jiffy-init` as cargo has built them last, which is what is in `target/dist`.
+    /// All as cargo has built them last, which is what is in `target/dist`.
     pub fn built(ctx: &Ctx) -> Result<Self> {
         let [vmm, init] = [built::JIFFY, built::INIT].map(|part| Symbols::of(&part.symbols(ctx)?));
-        Ok(Self { vmm: vmm?, init: init? })
+        Ok(Self { vmm: vmm?, init: init?, firmware: Symbols::of(&built::firmware_elf(ctx))? })
     }
 }
 

@@ -41,7 +41,7 @@ impl Everything<'_> {
     pub fn place(&self, at: &Place) -> (Code, &str) {
         let &Place { world, block, ref head, address } = at;
         let is = |program: &Symbols| program.bytes(block).is_some_and(|bytes| bytes.starts_with(head));
-        let Programs { vmm, init } = self.programs;
+        let Programs { vmm, init, firmware } = self.programs;
         match (world, address >> 63 == 1) {
             (World::Lab, true) => (Code::LabKernel, in_or(self.lab_kernel, address, "elsewhere")),
             (World::Lab, false) if is(vmm) => (Code::Vmm, in_or(vmm, address, "elsewhere")),
@@ -52,6 +52,7 @@ impl Everything<'_> {
             (World::Guest, true) if address >= MODULES => (Code::GuestKernel, "modules"),
             (World::Guest, true) => (Code::GuestKernel, self.in_kernel(Some(address))),
             (World::Guest, false) if is(init) => (Code::Init, in_or(init, address, "elsewhere")),
+            (World::Guest, false) if is(firmware) => (Code::Firmware, in_or(firmware, address, "elsewhere")),
             (World::Guest, false) => match self.kernel.and_then(|kernel| kernel.linked(address)) {
                 // Before paging is as the kernel wants it, and guests without paging.
                 Some(linked) => (Code::GuestKernel, self.in_kernel(Some(linked))),

@@ -45,7 +45,7 @@ pub fn run(ctx: &Ctx) -> Result<ExitCode> {
     };
     let (jiffy, init) = build::planted(ctx, rounds(&JIFFY)?, rounds(&INIT)?)?;
     let step = ctx.step(format!("Starting {}, one per cent slower in two functions", scenario.name()));
-    let after = measure::measure(ctx, &Subjects::of(jiffy, init)?, &[scenario])?;
+    let after = measure::measure(ctx, &Subjects::of(ctx, jiffy, init)?, &[scenario])?;
     drop(step);
     let (budget, phases) = (&budgets.scenario[&scenario.name()], &after.scenarios[&scenario.name()]);
     let found = verdict::compare(&scenario, &budgets.allowance, budget, phases, |_| true);

@@ -124,9 +124,15 @@ fn initcalls(to: &mut String, profile: &Profile, top: usize) -> std::fmt::Result
 /// What changed from one profile to another.
 pub fn diff(before: &Profile, after: &Profile, tables: &Tables) -> String {
     let mut text = String::new();
-    for code in
-        [Code::Vmm, Code::LabKernel, Code::LabProgram, Code::GuestKernel, Code::Init, Code::GuestOther]
-    {
+    for code in [
+        Code::Vmm,
+        Code::LabKernel,
+        Code::LabProgram,
+        Code::Firmware,
+        Code::GuestKernel,
+        Code::Init,
+        Code::GuestOther,
+    ] {
         let changed = profile::grown(&before.functions(&[code]), &after.functions(&[code]));
         let sum: i64 = changed.iter().map(profile::Grown::by).sum();
         // Writing to a string does not fail.
