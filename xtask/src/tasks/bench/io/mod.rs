@@ -11,6 +11,8 @@
 //! the more likely the more interrupts there are. So loads are short, and a step that reaches its deadline is
 //! done again with something harmless changed.
 
+mod boot;
+mod native;
 mod parts;
 mod qemu;
 mod report;
@@ -43,7 +45,8 @@ const REPEATS: usize = 6;
 /// What a request takes, in instructions counted in the nested lab, beside QEMU's microvm and no VM at all
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The kinds of devices
+    /// The kinds of devices; boot is what each adds to a boot, native what a request takes of a small guest's on this
+    /// host, in wall time
     #[arg(long, value_name = "PART", value_delimiter = ',', default_values_t = parts::NAMES.map(str::to_owned))]
     part: Vec<String>,
     /// The systems
@@ -127,13 +130,32 @@ pub fn run(ctx: &Ctx, args: &Args) -> Result<ExitCode> {
     build::tools(ctx)?;
     build::wire(ctx)?;
     let mut jobs = Vec::new();
-    for name in &args.part {
+    for name in args.part.iter().filter(|name| ![parts::BOOT, parts::NATIVE].contains(&name.as_str())) {
         let part = (&PARTS as &'static [Part])
             .iter()
             .find(|part| part.name == name)
             .with_context(|| format!("no part {name}"))?;
         let cases = part.cases.iter().map(|case| case.id).filter(|id| id.starts_with(&args.case));
         jobs.extend(cases.flat_map(|case| args.system.iter().map(move |&system| Job { part, case, system })));
+    }
+    if args.part.iter().any(|name| name == parts::BOOT) {
+        let added = boot::measure(ctx, args.seed)?;
+        if args.json {
+            println!("{}", serde_json::to_string(&added)?);
+        } else {
+            boot::print(&added);
+        }
+    }
+    if args.part.iter().any(|name| name == parts::NATIVE) {
+        let times = native::measure(ctx)?;
+        if args.json {
+            println!("{}", serde_json::to_string(&times)?);
+        } else {
+            native::print(&times);
+        }
+    }
+    if jobs.is_empty() {
+        return Ok(ExitCode::SUCCESS);
     }
     let figures = measure(ctx, args, jobs)?;
     for part in PARTS.iter().filter(|part| args.part.iter().any(|name| name == part.name)) {

@@ -35,7 +35,11 @@ const fn case(id: &'static str, label: &'static str, target: Option<(f64, f64)>)
 }
 
 /// Their names.
-pub(super) const NAMES: [&str; 3] = [PARTS[0].name, PARTS[1].name, PARTS[2].name];
+pub(super) const NAMES: [&str; 5] = [NATIVE, BOOT, PARTS[0].name, PARTS[1].name, PARTS[2].name];
+/// Beside them: what devices add to boots.
+pub(super) const BOOT: &str = "boot";
+/// And wall times of a small guest.
+pub(super) const NATIVE: &str = "native";
 
 /// All of them.
 pub(super) const PARTS: [Part; 3] = [
