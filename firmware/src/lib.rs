@@ -104,6 +104,8 @@ fn say(machine: &mut impl Machine, line: &dyn fmt::Display) {
 }
 
 #[cfg(test)]
+mod bad_input;
+#[cfg(test)]
 mod properties;
 
 #[cfg(test)]

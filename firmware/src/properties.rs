@@ -19,10 +19,10 @@ use abi::modules::{Entry as ModuleEntry, header};
 use proptest::prelude::*;
 use zerocopy::IntoBytes;
 
-const RAM: usize = 4 << 20;
+pub(crate) const RAM: usize = 4 << 20;
 
 /// Boots; the entry, or the line and the code.
-fn boot(fake: &mut Fake) -> Result<Entry, (String, u8)> {
+pub(crate) fn boot(fake: &mut Fake) -> Result<Entry, (String, u8)> {
     if let Some(entry) = crate::run(fake, || Vmm::Other) {
         assert_eq!(fake.serial_output(), "", "a boot says nothing");
         return Ok(entry);
@@ -38,7 +38,7 @@ fn boot(fake: &mut Fake) -> Result<Entry, (String, u8)> {
 }
 
 /// Boots a file, by a protocol or by what it is.
-fn boot_file(
+pub(crate) fn boot_file(
     kernel: &[u8],
     protocol: Option<Protocol>,
     modules: Option<&[u8]>,
@@ -65,7 +65,7 @@ fn file(len: usize, parts: &[(usize, &[u8])]) -> Vec<u8> {
 }
 
 /// A 64-bit ELF file with these segments: address, offset, bytes in the file, bytes in memory.
-fn elf64(entry: u64, segments: &[[u64; 4]]) -> Vec<u8> {
+pub(crate) fn elf64(entry: u64, segments: &[[u64; 4]]) -> Vec<u8> {
     let mut bytes = vec![0; 0x1000];
     bytes[..16].copy_from_slice(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
     bytes[16..20].copy_from_slice(&[2, 0, 62, 0]);
@@ -112,7 +112,7 @@ fn a_static_pie_is_relocated() {
     assert!(line.contains("dynamic linker"), "{line}");
 }
 
-fn archive(modules: &[(&str, &[u8])]) -> Vec<u8> {
+pub(crate) fn archive(modules: &[(&str, &[u8])]) -> Vec<u8> {
     let strings: usize = modules.iter().map(|(string, _)| string.len()).sum();
     let head = header(modules.len(), strings).expect("few");
     let mut string_at = 16 + modules.len() * 32;
@@ -135,7 +135,7 @@ fn archive(modules: &[(&str, &[u8])]) -> Vec<u8> {
     bytes
 }
 
-fn multiboot1_kernel() -> Vec<u8> {
+pub(crate) fn multiboot1_kernel() -> Vec<u8> {
     let flags = 1u32 << 16 | 3;
     let header = [0x1bad_b002, flags, (0x1bad_b002u32.wrapping_add(flags)).wrapping_neg()];
     let addresses = [0x10_0040u32, 0x10_0000, 0, 0x10_2000, 0x10_0100];

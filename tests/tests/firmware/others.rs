@@ -20,7 +20,19 @@ pub(super) fn trials() -> Vec<Trial> {
     ];
     let xens = xens.map(|(name, last)| suite::test(&format!("xen on {name}"), move || xen(name, last)));
     let ipxe = suite::test("ipxe on pc", ipxe);
-    memtests.into_iter().chain(xens).chain([ipxe]).collect()
+    let tables = ["pc,acpi=off", "q35,acpi=off"];
+    let tables = tables.map(|name| suite::test(&format!("processors on {name}"), move || processors(name)));
+    memtests.into_iter().chain(xens).chain([ipxe]).chain(tables).collect()
+}
+
+/// Without ACPI, Memtest86+ finds processors by the MultiProcessor table.
+fn processors(name: &str) -> Result<()> {
+    let ctx = suite::context()?;
+    let mut machine = machine(&ctx, name)?;
+    (machine.memory_mib, machine.cpus) = (64, 2);
+    machine.kernel = Some(foreign::memtest(&ctx)?);
+    machine.cmdline = foreign::MEMTEST_CMDLINE.to_owned();
+    boot_until(&ctx, &machine, &["CPU: 2 Cores 2 Threads"])
 }
 
 /// Its title, and a test at work on a part of memory; which one it is when it next draws its screen is chance.
