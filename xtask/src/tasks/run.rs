@@ -275,3 +275,32 @@ fn reaped(after: Duration) {
 fn show(to: &mut impl Write, bytes: &[u8]) {
     let _ = to.write_all(bytes).and_then(|()| to.flush());
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn a_firmware_gets_the_kernel_that_is_named() {
+        let words = "run --firmware jiffy --kernel vmlinux --exec reboot -- --memory 64M";
+        let args = Cli::parse_from(words.split(' ')).args.split_exec();
+        assert_eq!(
+            (args.firmware.as_path(), args.exec.as_slice()),
+            (Path::new("jiffy"), &["reboot".to_owned()][..])
+        );
+        let guest = Guest { firmware: Some("rom".into()), kernel: Some(("vmlinux".into(), "cpio".into())) };
+        let nested = jiffy_args(&args, &guest, |_, name| format!("{{{name}}}"), "{origin}");
+        let expected = "run --firmware {firmware} --kernel {kernel} --initrd {initrd} --timeline-origin {origin} \
+                        --timeline text --memory 64M";
+        assert_eq!(nested.join(" "), expected);
+        let native = jiffy_args(&args, &guest, |path, _| path.display().to_string(), "7");
+        assert_eq!(native[..7].join(" "), "run --firmware rom --kernel vmlinux --initrd cpio");
+    }
+}
