@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use tests::{Guest, suite};
 use xtask::built;
@@ -51,7 +51,10 @@ fn lab(ctx: &Ctx, place: &Path) -> Result<Lab> {
         fs::write(&initrd, cpio.build()?)?;
         lab.file(name, &initrd);
     }
+    let blank = place.join("blank");
+    fs::write(&blank, vec![0; 8 << 20])?;
     lab.modules.push("tun".to_owned());
+    lab.file("blank", &blank);
     lab.file("kernel", &kernel.vmlinux(ctx)?).file("wire", &wire);
     Ok(lab)
 }
@@ -72,6 +75,10 @@ fn linux(name: &str, [kernel, initrd]: [&str; 2], calls: &str) -> Guest {
 /// Ends the guest's wait for the lab.
 const STOP: &str = "{wire} call unix:{out}/v:6000 round 1 0;";
 
+/// What is in use by the guest: a second VM does not get it.
+const TAKEN: &str = "for taken in '--net tap=tap0' '--vsock cid=4,path={out}/v'; do \
+    {jiffy} run --kernel {wire} $taken >&2; echo lab: $? for $taken >&2; done; ";
+
 /// Streams, datagrams and half-closed connections through a tap, both ways at the same time.
 fn tap(set: &str, transport: &str, boot: [&str; 2]) -> Guest {
     let guest = |name: &str, calls: &str| {
@@ -81,13 +88,13 @@ fn tap(set: &str, transport: &str, boot: [&str; 2]) -> Guest {
         "tap",
         &format!(
             "for what in 'give 3000000' 'take 2000000' 'round 64 100' 'many 8' half; do \
-                     {{wire}} call tcp:10.0.0.2:5000 $what | sed 's/wire/lab/' >&2; done; {STOP}"
+                     {{wire}} call tcp:10.0.0.2:5000 $what | sed 's/wire/lab/' >&2; done; {TAKEN} {STOP}"
         ),
     )
     .shell(&format!(
         "{GUEST} for what in 'give 4000000' 'take 5000000' 'round 1400 50' half; do \
                  wire call tcp:10.0.0.1:5000 $what; done; wire call udp:10.0.0.1:5001 round 64 100; \
-                 cat /sys/class/net/eth0/address; wire wait vsock:4294967295:6000 && echo guest: done"
+                 wire call vsock:2:5000 round 64 30; cat /sys/class/net/eth0/address; wire wait vsock:4294967295:6000 && echo guest: done"
     ))
     .says("02:00:00:00:00:02")
     .says("wire: give 4000000 ok")
@@ -95,12 +102,72 @@ fn tap(set: &str, transport: &str, boot: [&str; 2]) -> Guest {
     .says("wire: round 1400 50 ok")
     .says("wire: half ok")
     .says("wire: round 64 100 ok")
+    .says("wire: round 64 30 ok")
+    .complains("--net tap0: ")
+    .complains("lab: 125 for --net tap=tap0")
+    .complains("is in use")
+    .complains("lab: 125 for --vsock cid=4")
     .complains("lab: give 3000000 ok")
     .complains("lab: take 2000000 ok")
     .complains("lab: round 64 100 ok")
     .complains("lab: many 8 ok")
     .complains("lab: half ok")
     .says(DONE)
+}
+
+/// Writes random data to the device `$d`, `$n` pieces of it, and compares what it reads back without the guest's cache.
+const SHUFFLE: &str = "for round in 1 2; do dd if=/tmp/data of=$d bs=64k count=$n conv=notrunc,fsync 2>/dev/null; \
+    echo 3 > /proc/sys/vm/drop_caches; dd if=$d bs=64k count=$n 2>/dev/null | cmp -n $((n * 65536)) - /tmp/data || exit; done; \
+    echo $d is as it was written;";
+
+/// All kinds of devices busy at the same time, with two CPUs and two queues where there can be several.
+fn everything(set: &str, transport: &str, [kernel, initrd]: [&str; 2]) -> Guest {
+    // `jiffy` makes the tap.
+    let script = "\"$@\" & jiffy=$!; until ip address add 10.0.9.1/24 dev tap9 2>/dev/null; do \
+        kill -0 $jiffy || exit; sleep 0.1; done; \
+        {wire} serve tcp:10.0.9.1:5000 unix:{out}/v_5000 >/dev/null & wait $jiffy";
+    Guest::new(&format!("{set}::{transport}::everything_at_once"))
+        .within(&["sh", "-c", script, "sh"])
+        .flag("kernel", kernel)
+        .flag("initrd", initrd)
+        .flag("cpus", "2")
+        .flag("transport", transport)
+        .flag("disk", "path={blank},overlay=tmp,queues=2")
+        .flag("pmem", "path={blank},private")
+        .flag("net", "tap=tap9,queues=2")
+        .flag("vsock", "cid=3,path={out}/v")
+        .args(&["--rng"])
+        .flag("console-device", "virtio")
+        .flag("port", "name=log,file={out}/log")
+        .shell(&format!(
+            "mdev -s; ip link set lo up; ifconfig eth0 10.0.9.2 netmask 255.255.255.0 up; \
+             p=/dev/$(grep -l log /sys/class/virtio-ports/*/name | cut -d/ -f5); \
+             echo queues $(ls /sys/block/vda/mq | wc -l) $(ls -d /sys/class/net/eth0/queues/rx-* | wc -l); \
+             dd if=/dev/urandom of=/tmp/data bs=64k count=32 2>/dev/null; \
+             (d=/dev/vda n=32; {SHUFFLE}) & (d=/dev/pmem0 n=16; {SHUFFLE}) & \
+             (for what in 'give 1000000' 'take 1000000'; do wire call tcp:10.0.9.1:5000 $what; done) & \
+             (for what in 'give 900000' 'take 900000'; do wire call vsock:2:5000 $what; done) & \
+             (echo random $(dd if=/dev/hwrng bs=4096 count=8 iflag=fullblock 2>/dev/null | wc -c)) & \
+             (seq 1 2000 > $p) & wait; echo guest: done"
+        ))
+        .says("queues 2 2")
+        .says("/dev/vda is as it was written")
+        .says("/dev/pmem0 is as it was written")
+        .says("wire: give 1000000 ok")
+        .says("wire: take 1000000 ok")
+        .says("wire: give 900000 ok")
+        .says("wire: take 900000 ok")
+        .says("random 32768")
+        .look(|report| {
+            let log = report.files.iter().find(|(name, _)| name.ends_with("log")).map(|(_, bytes)| bytes);
+            let expected: String = (1..=2000).map(|number| format!("{number}\n")).collect();
+            ensure!(
+                log.is_some_and(|log| String::from_utf8_lossy(log).replace('\r', "") == expected),
+                "the port's file"
+            );
+            Ok(())
+        })
+        .says(DONE)
 }
 
 fn both_transports(set: &str, boot: [&str; 2]) -> Vec<Guest> {
@@ -110,6 +177,7 @@ fn both_transports(set: &str, boot: [&str; 2]) -> Vec<Guest> {
             linux(&format!("{set}::{transport}::{name}"), boot, calls).flag("transport", transport)
         };
         all.push(tap(set, transport, boot));
+        all.push(everything(set, transport, boot));
         all.push(
             guest(
                 "vsock",
