@@ -118,6 +118,8 @@ struct Program {
 const STATIC: &str = "-C target-feature=+crt-static -C relocation-model=static";
 const JIFFY: Program =
     Program { package: "vmm", bin: "jiffy", profile: "jiffy", features: None, flags: STATIC };
+/// What the linker leaves out of it.
+const LAYOUT: &str = "vmm/link.ld";
 const AGENT: Program =
     Program { package: "agent", bin: "lab-agent", profile: "jiffy", features: None, flags: STATIC };
 const WIRE: Program =
@@ -158,15 +160,18 @@ fn cargo_build(ctx: &Ctx, program: &Program) -> Result<PathBuf> {
 fn cargo(ctx: &Ctx, program: &Program) -> Command {
     let Program { package, bin, profile, features, flags } = program;
     let mut cargo = ctx.cargo();
-    let order = if program.bin == JIFFY.bin { order::current(ctx) } else { None };
-    cargo.arg(if order.is_some() { "rustc" } else { "build" });
+    let jiffy = program.bin == JIFFY.bin;
+    cargo.arg(if jiffy { "rustc" } else { "build" });
     cargo.args(["--target", TARGET, "--package", package, "--bin", bin, "--profile", profile]);
     cargo.args(features.iter().flat_map(|features| ["--features", features]));
     cargo.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", flags);
-    if let Some(order) = order {
-        let arg =
-            format!("link-arg=-Wl,--no-warn-symbol-ordering,--symbol-ordering-file={}", order.display());
-        cargo.args(["--", "-C", &arg]);
+    if jiffy {
+        let link = |words: String| ["-C".to_owned(), format!("link-arg=-Wl,{words}")];
+        cargo.arg("--").args(link(format!("--no-eh-frame-hdr,-T,{}", ctx.root.join(LAYOUT).display())));
+        if let Some(order) = order::current(ctx) {
+            let order = order.display();
+            cargo.args(link(format!("--no-warn-symbol-ordering,--symbol-ordering-file={order}")));
+        }
     }
     cargo
 }
