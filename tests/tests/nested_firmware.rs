@@ -14,6 +14,7 @@ use xtask::ctx::Ctx;
 use xtask::guests;
 use xtask::kernel::Kernel;
 use xtask::lab::{Lab, StepReport};
+use xtask::tuned::{Recipe, Variant};
 use xtask::{built, foreign, initramfs};
 
 /// In the lab: a tap whose other end is the guest, and somebody who asks for a page until there is one or no guest.
@@ -32,13 +33,37 @@ fn trials(ctx: &Ctx, place: &Path) -> Result<Vec<Trial>> {
     guests.extend(linux(ctx, &mut lab, place)?);
     guests.extend(others(ctx, &mut lab)?);
     guests.extend(unikernels(ctx, &mut lab)?);
-    guests.push(
-        Guest::new("nothing_to_boot")
-            .flag("firmware", "{rom}")
-            .look(|report| contains(report, "jiffy-firmware: nothing to boot"))
-            .exits(Code::NOTHING_TO_BOOT.0 * 2 + 1),
-    );
+    guests.extend(bad_input(&mut lab, place)?);
     suite::guests(ctx, lab, guests)
+}
+
+/// What cannot be booted: one line that says why, and a status of its own.
+fn bad_input(lab: &mut Lab, place: &Path) -> Result<[Guest; 5]> {
+    let text = place.join("text");
+    fs::write(&text, "#!/bin/sh\nexit 0\n")?;
+    lab.file("text", &text);
+    let gives_up = |name: &str, says: &'static str, code: Code| {
+        Guest::new(&format!("bad::{name}"))
+            .flag("firmware", "{rom}")
+            .flag("memory", "8M")
+            .look(move |report| contains(report, &format!("jiffy-firmware: {says}")))
+            .exits(code.0 * 2 + 1)
+    };
+    let file = |name: &str, file: &str| format!("name=opt/jiffy/{name},file={{{file}}}");
+    let sound = "pvh-Elf64";
+    Ok([
+        gives_up("nothing_to_boot", "nothing to boot", Code::NOTHING_TO_BOOT),
+        gives_up("no_kernel", "kernel: not a bzImage", Code::KERNEL).flag("fw-cfg", &file("kernel", "text")),
+        gives_up("no_archive", "", Code::MODULES)
+            .flag("fw-cfg", &file("kernel", sound))
+            .flag("fw-cfg", &file("modules", "text")),
+        gives_up("unknown_protocol", "", Code::PROTOCOL)
+            .flag("fw-cfg", &file("kernel", sound))
+            .flag("fw-cfg", &file("protocol", "text")),
+        gives_up("modules_that_do_not_fit", "kernel: no room for modules", Code::NO_ROOM)
+            .flag("kernel", &format!("{{{sound}}}"))
+            .flag("module", "file={bzimage}"),
+    ])
 }
 
 fn checks(ctx: &Ctx, lab: &mut Lab, place: &Path) -> Result<Vec<Guest>> {
@@ -91,12 +116,17 @@ fn linux(ctx: &Ctx, lab: &mut Lab, place: &Path) -> Result<Vec<Guest>> {
             .complains("firmware hands over")
             .complains("init's first instruction")
     };
-    Ok(vec![
+    let mut all = vec![
         boots("vmlinux_pvh", "{vmlinux}", "pvh"),
         boots("bzimage_linux64", "{bzimage}", "linux64"),
         boots("bzimage_linux32", "{bzimage}", "linux32"),
         boots("bzimage_linux16", "{bzimage}", "linux16"),
-    ])
+    ];
+    if let Some(fast) = Recipe::read(ctx, Variant::Fast)?.cached(ctx) {
+        lab.file("fast", &fast.vmlinux());
+        all.push(boots("fast_pvh", "{fast}", "pvh"));
+    }
+    Ok(all)
 }
 
 /// The unikernels in Rust. The web server's client is in the lab, behind the tap.

@@ -123,6 +123,10 @@ impl SetupHeader {
         if version < 0x0203 {
             header.initrd_addr_max = INITRD_ADDR_MAX.into();
         }
+        if version < 0x0204 {
+            // Two bytes, and the others something else.
+            header.syssize = 0.into();
+        }
         if version < 0x0205 {
             header.relocatable_kernel = 0;
         }
@@ -191,6 +195,10 @@ pub fn load<M: Machine>(
     }
     if header.version.get() < 0x0202 {
         return Err(Error::OldKernel { version: header.version.get() }.into());
+    }
+    // The last unit may be a part of one.
+    if image.kernel.len.div_ceil(16) < header.syssize.get() {
+        return Err(Error::Truncated { len: image.kernel.len }.into());
     }
     let kernel = place(boot, image, &header)?;
     boot.fw_cfg.read(boot.machine, image.kernel.item, image.kernel.offset, kernel, image.kernel.len)?;

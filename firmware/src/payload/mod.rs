@@ -50,6 +50,12 @@ pub enum Error {
         /// Its protocol.
         version: u16,
     },
+    /// The file ends before the kernel does.
+    #[error("has {len} bytes behind its setup code, fewer than its header says")]
+    Truncated {
+        /// Bytes that there are.
+        len: u32,
+    },
     /// The setup code is too large.
     #[error("has setup code of {len} bytes, more than there is room for below 1 MiB")]
     Setup {

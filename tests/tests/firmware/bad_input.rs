@@ -34,6 +34,9 @@ pub(super) fn trials(place: &Path) -> Vec<Trial> {
         file(place, "segment_on_the_bios", KERNEL, elf(|elf| move_to(elf, 0xf_0000)), Code::KERNEL),
         file(place, "segment_without_memory", KERNEL, elf(|elf| move_to(elf, 0xb000_0000)), Code::NO_ROOM),
         file(place, "segment_that_wraps", KERNEL, elf(|elf| move_to(elf, u64::MAX - 8)), Code::KERNEL),
+        file(place, "segments_that_overlap", KERNEL, elf(overlapping), Code::KERNEL),
+        file(place, "bzimage_cut_short", KERNEL, bzimage(), Code::KERNEL),
+        file(place, "checksum_of_multiboot2", KERNEL, spoilt(multiboot2(6, 0)), Code::MULTIBOOT),
         file(place, "required_tag_of_multiboot2", KERNEL, multiboot2(0x99, 0), Code::MULTIBOOT),
         file(place, "multiboot2_without_end", KERNEL, multiboot2(0x99, u32::MAX), Code::MULTIBOOT),
         beside(place, "no_archive", MODULES, text.clone(), Code::MODULES),
@@ -43,7 +46,54 @@ pub(super) fn trials(place: &Path) -> Vec<Trial> {
         beside(place, "unknown_protocol", PROTOCOL, b"efi".to_vec(), Code::PROTOCOL),
         beside(place, "protocol_of_other_kernels", PROTOCOL, b"linux16".to_vec(), Code::PROTOCOL),
     ]);
+    trials.extend(machines(place));
     trials
+}
+
+/// Machines on which nothing can be booted.
+fn machines(place: &Path) -> [Trial; 4] {
+    let pointer_to_nothing =
+        [2_u32.to_le_bytes().as_slice(), &[b'x'; 55], &[0], &[b'y'; 55], &[0; 12]].concat();
+    let (script, modules) = (place.join("script"), place.join("large"));
+    let large = archive(1, 48, 48, 48 << 20);
+    let gives =
+        |name, path: &Path| vec!["-fw_cfg".to_owned(), format!("name={name},file={}", path.display())];
+    let script_args = gives("etc/table-loader", &script);
+    let modules_args = gives(MODULES, &modules);
+    // Each 256 MiB, and below 4 GiB.
+    let screens =
+        ["-device", "secondary-vga,vgamem_mb=256"].repeat(8).into_iter().map(str::to_owned).collect();
+    [
+        alone("script_of_unknown_files", "microvm,acpi=off", script_args, Code::ACPI, move || {
+            Ok(fs::write(&script, pointer_to_nothing)?)
+        }),
+        alone("no_memory", "microvm", ["-m", "1M"].map(str::to_owned).to_vec(), Code::NO_MEMORY, || Ok(())),
+        alone("pci_without_room", "pc", screens, Code::PCI, || Ok(())),
+        alone("modules_that_do_not_fit", "microvm,acpi=off", modules_args, Code::NO_ROOM, move || {
+            fs::write(&modules, large)?;
+            Ok(fs::File::options().write(true).open(&modules)?.set_len(48 + (48 << 20))?)
+        }),
+    ]
+}
+
+/// A sound kernel of 32 MiB of memory on this machine, with these further arguments, after `prepare`.
+fn alone(
+    name: &'static str,
+    on: &'static str,
+    args: Vec<String>,
+    code: Code,
+    prepare: impl FnOnce() -> Result<()> + Send + 'static,
+) -> Trial {
+    suite::test(&format!("bad::{name}"), move || {
+        prepare()?;
+        let ctx = suite::context()?;
+        let mut machine = machine(&ctx, on)?;
+        machine.memory_mib = 32;
+        let kernel = guests::payload(&ctx, "pvh", Form::Elf64)?;
+        machine.args.extend(["-fw_cfg".to_owned(), format!("name={KERNEL},file={}", kernel.display())]);
+        machine.args.extend(args);
+        gives_up(&ctx, &machine, code, "")
+    })
 }
 
 /// With this file of fw_cfg alone.
@@ -98,6 +148,33 @@ fn elf(change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     }
     change(&mut elf);
     elf
+}
+
+/// Gives it its segment twice.
+fn overlapping(elf: &mut Vec<u8>) {
+    let segment = elf[0x40..0x78].to_vec();
+    elf.splice(0x78..0x78, segment);
+    elf[56] = 2; // e_phnum
+    [0x48, 0x80].into_iter().for_each(|at| put(elf, at, 0xb0)); // p_offset
+}
+
+/// The setup code of a kernel of 64 KiB, and 512 bytes of that.
+fn bzimage() -> Vec<u8> {
+    let mut file = vec![0; 4 * 512];
+    let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0x1f1, &[2]); // setup_sects
+    put(0x1f4, &0x1000_u32.to_le_bytes()); // syssize
+    put(0x200, b"\xeb\x6aHdrS\x0f\x02");
+    put(0x211, &[1]); // loadflags
+    put(0x236, &[1]); // xloadflags
+    file
+}
+
+/// With one more byte in the checksum of its header, which is its end.
+fn spoilt(mut file: Vec<u8>) -> Vec<u8> {
+    let at = file.len() - 32 + 12;
+    file[at] ^= 1;
+    file
 }
 
 /// Moves it to this address.

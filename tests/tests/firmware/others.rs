@@ -13,12 +13,15 @@ use super::{MACHINES, boot_until, machine};
 pub(super) fn trials() -> Vec<Trial> {
     let memtests = MACHINES.map(|name| suite::test(&format!("memtest86+ on {name}"), move || memtest(name)));
     let xens = [
-        ("q35", "Linux version 6."),
-        ("pc", "Linux version 6."),
+        ("q35", Protocol::Multiboot1, "Linux version 6."),
+        // Where it is moved to the end of memory, as its header wishes.
+        ("pc", Protocol::Multiboot2, "Linux version 6."),
         // QEMU's microvm has none of the timers that Xen knows.
-        ("microvm", "Unable to find usable platform timer"),
+        ("microvm", Protocol::Multiboot1, "Unable to find usable platform timer"),
     ];
-    let xens = xens.map(|(name, last)| suite::test(&format!("xen on {name}"), move || xen(name, last)));
+    let xens = xens.map(|(name, protocol, last)| {
+        suite::test(&format!("xen_{} on {name}", protocol.word()), move || xen(name, protocol, last))
+    });
     let ipxe = suite::test("ipxe on pc", ipxe);
     let tables = ["pc,acpi=off", "q35,acpi=off"];
     let tables = tables.map(|name| suite::test(&format!("processors on {name}"), move || processors(name)));
@@ -59,14 +62,14 @@ fn ipxe() -> Result<()> {
 }
 
 /// Xen's own lines, and the first of the kernel that it starts, or what it ends with.
-fn xen(name: &str, last: &str) -> Result<()> {
+fn xen(name: &str, protocol: Protocol, last: &str) -> Result<()> {
     let ctx = suite::context()?;
     let made = tempfile::tempdir()?;
     let payload = Payload {
         kernel: foreign::xen(&ctx)?,
         cmdline: foreign::XEN_CMDLINE.to_owned(),
         modules: vec![(Kernel::debian(&ctx)?.image, foreign::DOM0_CMDLINE.to_owned())],
-        protocol: Some(Protocol::Multiboot1),
+        protocol: Some(protocol),
     };
     let mut machine = machine(&ctx, name)?;
     machine.memory_mib = 512;
