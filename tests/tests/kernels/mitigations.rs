@@ -21,7 +21,9 @@ use xtask::{built, initramfs};
 use super::qmp::Qmp;
 
 /// Long enough for any machine on a slow and busy host.
-const DEADLINE: Duration = Duration::from_secs(180);
+const DEADLINE: Duration = Duration::from_secs(90);
+/// How often Debian's kernel is booted, at most.
+const TRIES: usize = 4;
 /// As in the suite `firmware`: a timer under emulation cannot be calibrated, nor tested, on a busy host.
 const CMDLINE: &str =
     "console=ttyS0 quiet loglevel=3 panic=-1 cryptomgr.notests no_timer_check nolapic_timer nokaslr";
@@ -100,7 +102,10 @@ fn check(cpu: &str, returns: Returns, tuned: &Tuned, initrd: &Path, place: &Path
     ensure!(plain + jumps > 20_000, "{} returns cannot be all of a kernel's", plain + jumps);
 
     let debian = tuned::debian(&ctx)?;
-    let theirs = boot(&ctx, cpu, debian.vmlinux(&ctx)?, initrd, |_| Ok(()))?;
+    let vmlinux = debian.vmlinux(&ctx)?;
+    // Debian's kernel is not what is tested, and under emulation it stalls or panics now and then.
+    let mut tries = (0..TRIES).map(|_| boot(&ctx, cpu, vmlinux.clone(), initrd, |_| Ok(())));
+    let theirs = tries.find_map(Result::ok).context("Debian's kernel has not shown all in any boot")?;
     ensure!(ours == theirs, "it says {ours:#?}\nwhere Debian's {} says {theirs:#?}", debian.release);
     Ok(())
 }
