@@ -24,7 +24,10 @@ pub fn why(option: &str, fragment: &Fragment, config: &Config, known: &Known) ->
         reasons.push(format!("which goes back to {}: {}", chain.join(" ← "), wished(wish)));
     }
     let (mut said, otherwise) = match config.value(option) {
-        "n" => (format!("# CONFIG_{option} is not set"), "neither wished nor needed by what is on"),
+        "n" => (
+            format!("# CONFIG_{option} is not set"),
+            "neither wished nor needed by what is on, or no option of this kernel",
+        ),
         value => (format!("CONFIG_{option}={value}"), "nothing selects it: it is on by its own default"),
     };
     if reasons.is_empty() {
@@ -105,6 +108,9 @@ mod tests {
         );
         assert!(why("AUTO").ends_with("\n  nothing selects it: it is on by its own default"));
         assert_eq!(why("VT"), format!("# CONFIG_VT is not set\n  wished in {file}:5: Screens."));
-        assert_eq!(why("NO_SUCH"), "# CONFIG_NO_SUCH is not set\n  neither wished nor needed by what is on");
+        assert_eq!(
+            why("NO_SUCH"),
+            "# CONFIG_NO_SUCH is not set\n  neither wished nor needed by what is on, or no option of this kernel"
+        );
     }
 }

@@ -74,11 +74,11 @@ pub fn items() -> Vec<Item> {
     vec![
         huge_pages(),
         cgroups(),
-        device("tap", "/dev/net/tun", "tun", "for guests' networks; jiffy does not use it yet"),
+        device("tap", "/dev/net/tun", "tun", "for guests' networks: `--net tap=NAME`"),
         passt(),
         device("vhost-net", "/dev/vhost-net", "vhost_net", "for faster networks; jiffy does not use it yet"),
         device("vhost-vsock", "/dev/vhost-vsock", "vhost_vsock", "for vsock; jiffy does not use it yet"),
-        syscall("io_uring", io_uring, "for disks; jiffy does not use it yet"),
+        syscall("io_uring", io_uring, "for disks: `--disk path=FILE,io=uring`"),
         syscall("userfaultfd", userfaultfd, "for memory filled on demand; jiffy does not use it yet"),
     ]
 }
@@ -161,7 +161,7 @@ fn passt() -> Item {
         Some(path) => (path.display().to_string(), None),
         None => ("not installed".into(), Some("sudo apt-get install passt".into())),
     };
-    let means = "for networks without root; jiffy does not use it yet";
+    let means = "for networks without root: `--net passt=SOCKET`";
     Item { name: "passt", ok: path.is_some(), found, means, mend }
 }
 
