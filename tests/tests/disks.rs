@@ -180,6 +180,35 @@ fn tuned() -> Vec<Guest> {
                 .says(DONE),
         );
     }
+    // Disks that the kernel's command line names; ACPI has but the device that is to be found through it.
+    all.push(
+        Guest::new("fast::mmio_cmdline")
+            .flag("kernel", "{fast}")
+            .flag("machine", "legacy")
+            .flag("disk", "path={ext4},overlay=tmp,transport=mmio-cmdline")
+            .flag("disk", "path={blank},overlay=tmp,serial=second,transport=mmio-cmdline")
+            .args(&["--rng"])
+            .kernel_words("root=/dev/vda rootfstype=ext4 rw init=/sbin/init")
+            .shell(&format!(
+                "mdev -s; d=/dev/vdb; {SHUFFLE} tr ' ' '\\n' < /proc/cmdline | grep 0x1000@; \
+                 cat /sys/block/vdb/serial; echo; ls -d /sys/bus/acpi/devices/LNRO0005:* | wc -l; \
+                 grep -E '^ *1[01]:.*virtio' /proc/interrupts | wc -l; echo guest: done; reboot -f"
+            ))
+            .says("whole")
+            .says("second")
+            .look(|report| {
+                let shown = String::from_utf8_lossy(&report.stdout);
+                let words = shown.lines().filter(|line| line.starts_with("virtio_mmio.device=")).count();
+                let counts: Vec<&str> =
+                    shown.lines().map(str::trim_end).filter(|line| ["1", "2"].contains(line)).collect();
+                ensure!(
+                    (words, counts.as_slice()) == (2, ["1", "2"].as_slice()),
+                    "{words} words, {counts:?}"
+                );
+                Ok(())
+            })
+            .says(DONE),
+    );
     all
 }
 

@@ -11,6 +11,8 @@ use crate::state::Saved;
 const MEMORY_SLOTS: u32 = 509;
 /// IOAPIC pins that no ISA device owns.
 const FREE_LINES: (u32, u32) = (16, 23);
+/// ISA lines that no device of a legacy machine owns.
+const FREE_ISA_LINES: (u32, u32) = (10, 15);
 /// GSIs beyond the IOAPIC's, for messages; KVM has 4096 in all.
 const MESSAGES: (u64, u64) = (24, 4096 - 24);
 /// Devices on the PCI bus; number 0 is where guests look for a host bridge, of which there is none.
@@ -29,6 +31,7 @@ pub struct Exhausted {
 pub struct Resources {
     slots: IdAllocator,
     lines: IdAllocator,
+    isa_lines: IdAllocator,
     mmio: AddressAllocator,
     messages: AddressAllocator,
     pci_devices: IdAllocator,
@@ -39,7 +42,7 @@ pub struct Resources {
 
 impl Saved for Resources {
     const NAME: &'static str = "resources";
-    const VERSION: u16 = 3;
+    const VERSION: u16 = 4;
 }
 
 impl Resources {
@@ -49,6 +52,7 @@ impl Resources {
         Ok(Self {
             slots: IdAllocator::new(0, MEMORY_SLOTS - 1).map_err(wrap("memory slots"))?,
             lines: IdAllocator::new(FREE_LINES.0, FREE_LINES.1).map_err(wrap("interrupt lines"))?,
+            isa_lines: IdAllocator::new(FREE_ISA_LINES.0, FREE_ISA_LINES.1).map_err(wrap("ISA lines"))?,
             mmio: AddressAllocator::new(layout::VIRTIO_MMIO.start, layout::VIRTIO_MMIO.len)
                 .map_err(wrap("MMIO windows"))?,
             messages: AddressAllocator::new(MESSAGES.0, MESSAGES.1).map_err(wrap("interrupt messages"))?,
@@ -72,6 +76,11 @@ impl Resources {
     /// A GSI of the IOAPIC.
     pub fn line(&mut self) -> Result<u32, Exhausted> {
         self.lines.allocate_id().map_err(|source| Exhausted { what: "interrupt line", source })
+    }
+
+    /// An ISA line: a GSI that a guest with legacy interrupts knows by this number without being told.
+    pub fn isa_line(&mut self) -> Result<u32, Exhausted> {
+        self.isa_lines.allocate_id().map_err(|source| Exhausted { what: "ISA line", source })
     }
 
     /// The first of `count` GSIs in a row that are no pins, for messages.
@@ -127,6 +136,11 @@ mod tests {
         lines.extend((0..4).map(|_| restored.line().unwrap()));
         assert_eq!(lines, (16..24).collect());
         assert!(restored.line().is_err());
+        assert_eq!(resources.isa_line().unwrap(), 10);
+        let mut restored: Resources = crate::state::decode(&crate::state::encode(&resources)).unwrap();
+        let lines: Vec<u32> = (0..5).map(|_| restored.isa_line().unwrap()).collect();
+        assert_eq!(lines, [11, 12, 13, 14, 15]);
+        assert!(restored.isa_line().is_err());
         let second = restored.mmio(0x1000).unwrap();
         assert!(!first.overlaps(second) && second.start.is_multiple_of(0x1000));
         assert_eq!(restored.memory_slot().unwrap(), 1);

@@ -66,6 +66,11 @@ const CASES: &[Case] = &[
     ),
     ("vsock_no_socket", &["--kernel", "{mark}", "--vsock", "cid=3,path=fd:2"], &["--vsock fd:2", "listens"]),
     ("vsock_no_descriptor", &["--kernel", "{mark}", "--vsock", "cid=3,path=fd:999"], &["--vsock fd:999"]),
+    (
+        "mmio_cmdline_on_a_fast_machine",
+        &["--kernel", "{mark}", "--rng=transport=mmio-cmdline"],
+        &["mmio-cmdline", "--machine legacy"],
+    ),
     ("net_without_an_end", &["--kernel", "{mark}", "--net", "mtu=1500"], &["net[0]", "tap or a passt"]),
     ("net_two_ends", &["--kernel", "{mark}", "--net", "tap=a,passt=b"], &["net[0]", "name one"]),
     ("net_name_too_long", &["--kernel", "{mark}", "--net", "tap=sixteencharacter"], &["--net", "15 bytes"]),

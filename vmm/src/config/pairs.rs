@@ -231,7 +231,7 @@ mod tests {
             ("path=a,watts=x", "invalid value: string \"x\", expected u16"),
             ("path=a,watts=70000", "invalid value: integer `70000`, expected u16"),
             ("path=a,read-only=maybe", "`maybe` is neither on nor off: write one of them"),
-            ("path=a,transport=isa", "unknown variant `isa`, expected `mmio` or `pci`"),
+            ("path=a,transport=isa", "unknown variant `isa`, expected one of `mmio`, `mmio-cmdline`, `pci`"),
         ] {
             assert_eq!(parse::<Lamp>(text).unwrap_err().to_string(), expected, "{text}");
         }

@@ -192,11 +192,13 @@ pub enum ConsoleDevice {
 
 /// How a guest reaches a virtio device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum TransportKind {
-    /// A page of registers and an interrupt line.
+    /// A page of registers and an interrupt line, found through ACPI.
     #[default]
     Mmio,
+    /// The same, found by a word of the kernel's command line.
+    MmioCmdline,
     /// A function on a PCI Express bus, with messages for interrupts.
     Pci,
 }

@@ -173,7 +173,7 @@ prop_compose! {
 }
 
 fn transports() -> impl Strategy<Value = TransportKind> + Clone {
-    prop::sample::select(vec![TransportKind::Mmio, TransportKind::Pci])
+    prop::sample::select(vec![TransportKind::Mmio, TransportKind::MmioCmdline, TransportKind::Pci])
 }
 
 prop_compose! {

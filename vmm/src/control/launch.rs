@@ -117,7 +117,8 @@ fn run(
     let memory = Memory::new(&spec.memory, &layout)?;
     timeline.step(Step::MemoryMapped);
 
-    let boot = prepare(spec, &opened, layout)?;
+    let cmdline = machine::cmdline(spec, &opened.devices)?;
+    let boot = prepare(spec, &opened, &cmdline, layout)?;
     check_level(&boot)?;
     let bytes = boot.loaded_bytes;
     let start = machine::load(boot, &memory)?;
@@ -154,7 +155,7 @@ fn run(
     Ok(outcome)
 }
 
-fn prepare(spec: &VmSpec, opened: &Opened, ram: RamLayout) -> Result<BootState, boot::Error> {
+fn prepare(spec: &VmSpec, opened: &Opened, cmdline: &str, ram: RamLayout) -> Result<BootState, boot::Error> {
     fn input(named: &Option<Named>) -> Option<Input<'_>> {
         named.as_ref().map(|n| Input { file: Arc::clone(&n.file), name: &n.name })
     }
@@ -174,7 +175,7 @@ fn prepare(spec: &VmSpec, opened: &Opened, ram: RamLayout) -> Result<BootState, 
         firmware: input(&opened.firmware),
         modules,
         fw_cfg: fw_cfg.collect(),
-        cmdline: &spec.boot.cmdline,
+        cmdline,
         protocol: spec.boot.protocol,
         unpack: spec.boot.unpack,
         kaslr: spec.boot.kaslr,

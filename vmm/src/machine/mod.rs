@@ -28,8 +28,8 @@ use crate::{acpi, bus};
 pub use devices::Devices;
 pub use firmware::Firmware;
 use rom::Rom;
-pub use virtio::Attachment;
 use virtio::VirtioDevices;
+pub use virtio::{Attachment, cmdline};
 
 /// A machine that could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +68,11 @@ pub enum Error {
         /// What is wrong with it.
         problem: FileError,
     },
+    /// The command line can only name interrupts that the kernel knows beforehand.
+    #[error(
+        "transport mmio-cmdline: a fast machine has no ISA interrupts, so Linux cannot use a device that its command line names: add --machine legacy, or take mmio"
+    )]
+    NoIsaLines,
     /// Too many of something.
     #[error(transparent)]
     Resources(#[from] Exhausted),

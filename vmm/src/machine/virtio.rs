@@ -1,5 +1,6 @@
 //! Virtio devices at their transports.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use acpi_tables::Aml;
 use super::Error;
 use crate::acpi::VirtioMmio;
 use crate::bus::BusDevice;
-use crate::config::TransportKind;
+use crate::config::{MachineKind, TransportKind, VmSpec};
 use crate::devices::pci::{ConfigPorts, Ecam, Function, RootBus, Window};
 use crate::devices::virtio::transport::mmio::{Mmio, WINDOW};
 use crate::devices::virtio::transport::pci::{BAR, VirtioPci, vectors};
@@ -19,7 +20,7 @@ use crate::devices::worker::Source;
 use crate::interrupt::{IrqfdMessages, Pin};
 use crate::kvm::Vm;
 use crate::memory::{Mapping, Memory, Slot};
-use crate::resources::Resources;
+use crate::resources::{Exhausted, Resources};
 use crate::state;
 use crate::vcpu::Buses;
 
@@ -60,7 +61,7 @@ struct Attached {
 }
 
 enum Place {
-    Mmio { registers: Arc<Mmio>, aml: VirtioMmio },
+    Mmio { registers: Arc<Mmio>, window: Range, aml: Option<VirtioMmio> },
     Pci { function: Arc<VirtioPci>, number: u8 },
 }
 
@@ -92,8 +93,8 @@ impl VirtioDevices {
     /// Puts them on the buses.
     pub(super) fn insert(&self, buses: &mut Buses) -> Result<(), Error> {
         for attached in &self.attached {
-            if let Place::Mmio { registers, aml } = &attached.place {
-                buses.mmio.insert(aml.window, registers.clone())?;
+            if let Place::Mmio { registers, window, .. } = &attached.place {
+                buses.mmio.insert(*window, registers.clone())?;
             }
         }
         if let Some(bus) = &self.bus {
@@ -124,7 +125,7 @@ impl VirtioDevices {
 
     pub(super) fn aml(&self) -> impl Iterator<Item = &dyn Aml> {
         self.attached.iter().filter_map(|attached| match &attached.place {
-            Place::Mmio { aml, .. } => Some(aml as &dyn Aml),
+            Place::Mmio { aml, .. } => aml.as_ref().map(|aml| aml as &dyn Aml),
             Place::Pci { .. } => None,
         })
     }
@@ -149,6 +150,45 @@ impl VirtioDevices {
     }
 }
 
+/// Where a device over MMIO is: its window and its interrupt line.
+fn registers(transport: TransportKind, resources: &mut Resources) -> Result<(Range, u32), Exhausted> {
+    let window = resources.mmio(WINDOW)?;
+    let gsi = match transport {
+        TransportKind::MmioCmdline => resources.isa_line()?,
+        TransportKind::Mmio | TransportKind::Pci => resources.line()?,
+    };
+    Ok((window, gsi))
+}
+
+/// The kernel's command line, with a word for each device that is to be found by it. They stand first, since what follows
+/// `--` is not for the kernel.
+///
+/// The format is Linux's `virtio_mmio.device=SIZE@BASE:IRQ`. Places are those that the devices were attached at.
+pub fn cmdline<'a>(spec: &'a VmSpec, attachments: &[Attachment]) -> Result<Cow<'a, str>, Error> {
+    let transports = attachments.iter().map(|attachment| attachment.transport);
+    if transports.clone().all(|transport| transport != TransportKind::MmioCmdline) {
+        return Ok(Cow::Borrowed(&spec.boot.cmdline));
+    }
+    if spec.machine != MachineKind::Legacy {
+        return Err(Error::NoIsaLines);
+    }
+    let mut words = words(transports)?;
+    words.push_str(&spec.boot.cmdline);
+    Ok(Cow::Owned(words))
+}
+
+fn words(transports: impl Iterator<Item = TransportKind>) -> Result<String, Exhausted> {
+    let mut resources = Resources::new()?;
+    let mut words = String::new();
+    for transport in transports.filter(|&transport| transport != TransportKind::Pci) {
+        let (Range { start, len }, irq) = registers(transport, &mut resources)?;
+        if transport == TransportKind::MmioCmdline {
+            words.push_str(&format!("virtio_mmio.device={len:#x}@{start:#x}:{irq} "));
+        }
+    }
+    Ok(words)
+}
+
 /// Puts memory of a device's into the guest's address space.
 fn place(host: &HostMemory, vm: &Vm, memory: &Memory, resources: &mut Resources) -> Result<Range, Error> {
     let ram_end = memory.slots().iter().map(|slot| slot.range.end()).max().unwrap_or(0);
@@ -171,12 +211,13 @@ impl Attached {
         let Attachment { name, transport, device } = attachment;
         let (memory, doorbells) = (memory.clone(), Arc::new(vm.clone()));
         let (core, place) = match transport {
-            TransportKind::Mmio => {
-                let (window, gsi) = (resources.mmio(WINDOW)?, resources.line()?);
+            TransportKind::Mmio | TransportKind::MmioCmdline => {
+                let (window, gsi) = registers(transport, resources)?;
                 let line = Arc::new(Pin::new(vm.clone(), gsi));
                 let registers = Arc::new(Mmio::new(device, memory, window, line, doorbells)?);
-                let aml = VirtioMmio { index, window, gsi };
-                (registers.core().clone(), Place::Mmio { registers, aml })
+                let found = transport == TransportKind::Mmio;
+                let aml = found.then_some(VirtioMmio { index, window, gsi });
+                (registers.core().clone(), Place::Mmio { registers, window, aml })
             }
             TransportKind::Pci => {
                 let (number, bar) = (resources.pci_device()?, resources.bar(BAR)?);
@@ -194,5 +235,23 @@ impl Attached {
             Place::Mmio { .. } => None,
             Place::Pci { function, number } => Some((*number, function.clone())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_tell_where_devices_are() {
+        use TransportKind::{Mmio, MmioCmdline, Pci};
+        let start = layout::VIRTIO_MMIO.start;
+        let at =
+            |index: u64, irq: u32| format!("virtio_mmio.device=0x1000@{:#x}:{irq} ", start + index * WINDOW);
+        assert_eq!(words([Mmio, Pci].into_iter()).unwrap(), "");
+        let mixed = [MmioCmdline, Pci, Mmio, MmioCmdline].into_iter();
+        assert_eq!(words(mixed).unwrap(), [at(0, 10), at(2, 11)].concat());
+        let error = words([MmioCmdline; 7].into_iter()).unwrap_err().to_string();
+        assert!(error.starts_with("no ISA line left"), "{error}");
     }
 }

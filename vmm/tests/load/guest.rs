@@ -80,7 +80,9 @@ pub fn queues(devices: &[Attachment], transport: TransportKind) -> Vec<Queue> {
     for (attachment, index) in devices.iter().zip(0..) {
         let kind = attachment.device.kind();
         let (device, notify, stride) = match transport {
-            TransportKind::Mmio => (layout::VIRTIO_MMIO.start + index * WINDOW, 0x50, 0),
+            TransportKind::Mmio | TransportKind::MmioCmdline => {
+                (layout::VIRTIO_MMIO.start + index * WINDOW, 0x50, 0)
+            }
             TransportKind::Pci => (layout::PCI_MMIO.start + index * BAR, 0x1000, 4),
         };
         for (number, parts) in requests(kind) {
@@ -199,10 +201,10 @@ pub fn initialise(buses: &Buses, memory: &Memory, queues: &[Queue], transport: T
         };
         let dword = |offset: u64, value: u32| write(offset, &value.to_le_bytes());
         let status = |value: u8| match transport {
-            TransportKind::Mmio => dword(0x70, value.into()),
+            TransportKind::Mmio | TransportKind::MmioCmdline => dword(0x70, value.into()),
             TransportKind::Pci => write(0x14, &[value]),
         };
-        let (select, features) = if transport == TransportKind::Mmio { (0x24, 0x20) } else { (0x08, 0x0c) };
+        let (select, features) = if transport == TransportKind::Pci { (0x08, 0x0c) } else { (0x24, 0x20) };
         status(3);
         dword(select, 1);
         dword(features, 1);
@@ -211,7 +213,7 @@ pub fn initialise(buses: &Buses, memory: &Memory, queues: &[Queue], transport: T
             queue.write(memory, &queue.parts);
             let areas = [queue.at, queue.at + AVAIL, queue.at + USED];
             let at = match transport {
-                TransportKind::Mmio => {
+                TransportKind::Mmio | TransportKind::MmioCmdline => {
                     dword(0x30, queue.number.into());
                     dword(0x38, SIZE.into());
                     [0x80, 0x90, 0xa0]
@@ -224,7 +226,7 @@ pub fn initialise(buses: &Buses, memory: &Memory, queues: &[Queue], transport: T
             };
             at.into_iter().zip(areas).for_each(|(offset, area)| dword(offset, area));
             match transport {
-                TransportKind::Mmio => dword(0x44, 1),
+                TransportKind::Mmio | TransportKind::MmioCmdline => dword(0x44, 1),
                 TransportKind::Pci => write(0x1c, &[1, 0]),
             }
         }
