@@ -43,9 +43,6 @@ fuzz_target!(|data: &[u8]| {
         write.place(&slice).expect("as long as it was");
     }
     #[cfg(feature = "planted")]
-    fuzz::plant(&match state.cpu {
-        BootCpu::Protected { eip, .. } => [true, eip != 0x10_0010 && eip != 0x100_0010],
-        _ => [false; 2],
-    });
+    fuzz::plant(&[matches!(state.cpu, BootCpu::Protected { .. }), request.initrd.is_some(), !request.unpack]);
     assert_eq!(request.firmware.is_some(), matches!(state.cpu, BootCpu::Reset));
 });
