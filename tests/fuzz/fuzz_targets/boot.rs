@@ -43,6 +43,6 @@ fuzz_target!(|data: &[u8]| {
         write.place(&slice).expect("as long as it was");
     }
     #[cfg(feature = "planted")]
-    fuzz::plant(&[matches!(state.cpu, BootCpu::Protected { .. }), request.initrd.is_some(), !request.unpack]);
+    fuzz::plant(&[!matches!(state.cpu, BootCpu::Reset), how & 0xf0 != 0]);
     assert_eq!(request.firmware.is_some(), matches!(state.cpu, BootCpu::Reset));
 });

@@ -24,5 +24,5 @@ fuzz_target!(|data: &[u8]| {
     relocs.apply(offset, cut, second);
     assert!(whole == pieces);
     #[cfg(feature = "planted")]
-    fuzz::plant(&[relocs.sub32.len() == 2, relocs.add64.len() == 2]);
+    fuzz::plant(&[relocs.sub32.len() == 1, relocs.add64.len() == 1, cut - START > 0x800]);
 });
