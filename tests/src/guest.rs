@@ -7,8 +7,13 @@ use xtask::lab::StepReport;
 
 /// What the kernel is told beside the workload; testing its ciphers is most of its boot.
 const CMDLINE: &str = "console=ttyS0 quiet panic=-1 reboot=k cryptomgr.notests";
-/// Long enough for any guest on a slow and busy host; what hangs ends here, and fails.
-const DEADLINE_MS: u64 = 45_000;
+/// Many times what any guest takes: on a slow and busy host all of them have been seen to take ten times as long as else.
+/// What hangs ends here, and fails.
+const DEADLINE_MS: u64 = 240_000;
+/// For a guest's shell: `$p` is the device of the virtio console's port `log`. Ports are announced after the driver is up,
+/// one message after the other.
+pub const PORT: &str = "until p=$(grep -l log /sys/class/virtio-ports/*/name 2>/dev/null); do sleep 0.1; done; \
+    mdev -s; p=/dev/$(echo $p | cut -d/ -f5)";
 /// Where `--result` goes.
 const RESULT: &str = "result.json";
 

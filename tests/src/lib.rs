@@ -9,4 +9,4 @@ pub mod payloads;
 pub mod pty;
 pub mod suite;
 
-pub use guest::Guest;
+pub use guest::{Guest, PORT};

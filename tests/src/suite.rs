@@ -13,7 +13,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use xtask::cpio::Cpio;
 use xtask::ctx::{Ctx, Options};
 use xtask::kernel::Kernel;
-use xtask::lab::{Lab, Speed, StepReport, Way};
+use xtask::lab::{Lab, Report, Speed, StepReport, Way};
 use xtask::probe::{self, Level};
 use xtask::tuned::{Recipe, Variant};
 use xtask::{built, initramfs};
@@ -94,20 +94,20 @@ struct Batch {
     ctx: Ctx,
     lab: Lab,
     guests: Vec<Guest>,
-    reports: OnceLock<Result<Vec<StepReport>, String>>,
+    report: OnceLock<Result<Report, String>>,
     /// Whether a test has told why the lab failed.
     explained: AtomicBool,
 }
 
 impl Batch {
     /// Runs the guests, and those again that the emulator failed.
-    fn run(&self) -> Result<Vec<StepReport>> {
+    fn run(&self) -> Result<Report> {
         let run = |guests: &[Guest]| {
             let steps: Vec<_> = guests.iter().map(Guest::step).collect();
-            self.lab.watch(&self.ctx, &steps, &mut progress(guests)).map(|report| report.steps)
+            self.lab.watch(&self.ctx, &steps, &mut progress(guests))
         };
-        let mut reports = run(&self.guests)?;
-        for (report, guest) in reports.iter_mut().zip(&self.guests) {
+        let mut all = run(&self.guests)?;
+        for (report, guest) in all.steps.iter_mut().zip(&self.guests) {
             for _ in 0..MORE_RUNS {
                 if !ran_stale_code(report) {
                     break;
@@ -116,21 +116,21 @@ impl Batch {
                     "{}: QEMU executed an instruction that was not there any more; again",
                     guest.name()
                 );
-                *report = run(std::slice::from_ref(guest))?.pop().context("the lab has no report of it")?;
+                let again = run(std::slice::from_ref(guest))?;
+                *report = again.steps.into_iter().next().context("the lab has no report of it")?;
             }
         }
-        Ok(reports)
+        Ok(all)
     }
 
     fn check(&self, index: usize) -> Result<(), Failed> {
-        let reports = self.reports.get_or_init(|| self.run().map_err(|error| format!("{error:#}")));
-        let reports =
-            reports.as_ref().map_err(|error| match self.explained.swap(true, Ordering::Relaxed) {
-                false => format!("the lab failed: {error}"),
-                true => "the lab failed, as another test says".to_owned(),
-            })?;
-        let report = reports.get(index).ok_or("the lab has no report of it")?;
-        self.guests[index].check(report).map_err(|error| explain(&error, report).into())
+        let all = self.report.get_or_init(|| self.run().map_err(|error| format!("{error:#}")));
+        let all = all.as_ref().map_err(|error| match self.explained.swap(true, Ordering::Relaxed) {
+            false => format!("the lab failed: {error}"),
+            true => "the lab failed, as another test says".to_owned(),
+        })?;
+        let report = all.steps.get(index).ok_or("the lab has no report of it")?;
+        self.guests[index].check(report).map_err(|error| explain(&error, report, &all.console).into())
     }
 }
 
@@ -144,15 +144,15 @@ fn progress(guests: &[Guest]) -> impl FnMut(u32, &Event) {
     }
 }
 
-/// What went wrong, and the last of what the run said.
-fn explain(error: &anyhow::Error, report: &StepReport) -> String {
+/// What went wrong, and the last of what the run and its lab said.
+fn explain(error: &anyhow::Error, report: &StepReport, lab: &str) -> String {
     let last = |bytes: &[u8]| {
         let text = String::from_utf8_lossy(bytes);
         let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
         lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n  ")
     };
-    let [stdout, stderr] = [&report.stdout, &report.stderr].map(|bytes| last(bytes));
-    format!("{error:#}\nconsole:\n  {stdout}\nstandard error:\n  {stderr}")
+    let [stdout, stderr, lab] = [&report.stdout, &report.stderr, lab.as_bytes()].map(last);
+    format!("{error:#}\nconsole:\n  {stdout}\nstandard error:\n  {stderr}\nthe lab's own console:\n  {lab}")
 }
 
 /// The tests of `guests`, which `lab` runs. Those that the command line leaves out are not run.
@@ -167,7 +167,7 @@ pub fn guests(ctx: &Ctx, lab: Lab, guests: Vec<Guest>) -> Result<Vec<Trial>> {
         ctx: ctx.clone(),
         lab,
         guests,
-        reports: OnceLock::new(),
+        report: OnceLock::new(),
         explained: AtomicBool::new(false),
     });
     let trial = |(index, name): (usize, String)| {

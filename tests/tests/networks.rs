@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
-use tests::{Guest, suite};
+use tests::{Guest, PORT, suite};
 use xtask::built;
 use xtask::ctx::Ctx;
 use xtask::kernel::Kernel;
@@ -141,8 +141,7 @@ fn everything(set: &str, transport: &str, [kernel, initrd]: [&str; 2]) -> Guest 
         .flag("port", "name=log,file={out}/log")
         .shell(&format!(
             "mdev -s; ip link set lo up; ifconfig eth0 10.0.9.2 netmask 255.255.255.0 up; \
-             p=/dev/$(grep -l log /sys/class/virtio-ports/*/name | cut -d/ -f5); \
-             echo queues $(ls /sys/block/vda/mq | wc -l) $(ls -d /sys/class/net/eth0/queues/rx-* | wc -l); \
+             {PORT}; echo queues $(ls /sys/block/vda/mq | wc -l) $(ls -d /sys/class/net/eth0/queues/rx-* | wc -l); \
              dd if=/dev/urandom of=/tmp/data bs=64k count=32 2>/dev/null; \
              (d=/dev/vda n=32; {SHUFFLE}) & (d=/dev/pmem0 n=16; {SHUFFLE}) & \
              (for what in 'give 1000000' 'take 1000000'; do wire call tcp:10.0.9.1:5000 $what; done) & \

@@ -2,7 +2,7 @@
 //! Debian's drivers, which are modules.
 
 use anyhow::{Result, ensure};
-use tests::Guest;
+use tests::{Guest, PORT};
 
 use super::{DONE, contains, linux};
 
@@ -42,9 +42,8 @@ fn console(transport: &str) -> Guest {
         .flag("port", "name=log,file={out}/log")
         .flag("transport", transport)
         .shell(&format!(
-            "{LOAD}; sleep 1; mdev -s; echo by hvc0 > /dev/hvc0; seq 1 500 > /dev/hvc0; \
-             p=/dev/$(grep -l log /sys/class/virtio-ports/*/name | cut -d/ -f5); \
-             echo to the port > $p; echo guest: done"
+            "{LOAD}; {PORT}; echo by hvc0 > /dev/hvc0; seq 1 500 > /dev/hvc0; echo to the port > $p; \
+             echo guest: done"
         ))
         .says("by hvc0")
         .says("500")

@@ -2,6 +2,7 @@
 //! inside a lab (as the program `lab-agent`, with the events framed on a serial port; see [`frame`]).
 
 pub mod frame;
+mod hung;
 mod plan;
 mod run;
 

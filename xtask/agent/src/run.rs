@@ -13,6 +13,7 @@ use rustix::io::retry_on_intr;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::hung;
 use crate::plan::{Act, Event, Plan, Reaction, Status, Stdin, Step, StepEnd};
 
 /// Takes events: which step (counted from 0), and what happened. Called from several threads.
@@ -75,7 +76,12 @@ fn run_step(
         if let Some(stderr) = stderr {
             scope.spawn(|| pump(stderr, |bytes| sink(Event::Stderr(bytes.to_vec()))));
         }
-        let waited = wait(&child, Duration::from_millis(step.deadline_ms));
+        let waited = wait(&child, Duration::from_millis(step.deadline_ms), |group| {
+            // A second of virtual time would be a long one.
+            if !plan.exact {
+                sink(Event::Stderr(hung::watch(group).into_bytes()));
+            }
+        });
         let ended_ns = monotonic_ns();
         // What the command left behind in its group would keep the pipes open.
         let _ = kill_process_group(pid_of(&child), Signal::KILL);
@@ -110,15 +116,16 @@ fn fill_in(word: &str, plan: &Plan, out: &Path, origin: u64) -> String {
     filled
 }
 
-/// Waits until the child has ended, or kills its process group at the deadline. Returns how it ended and its
-/// processor time in microseconds.
-fn wait(child: &Child, deadline: Duration) -> io::Result<(Status, u64)> {
+/// Waits until the child has ended, or at the deadline has `late` look at its process group and kills it. Returns how
+/// it ended and its processor time in microseconds.
+fn wait(child: &Child, deadline: Duration, late: impl FnOnce(Pid)) -> io::Result<(Status, u64)> {
     let pidfd = pidfd_open(pid_of(child), PidfdFlags::empty())?;
     let timeout =
         Timespec { tv_sec: deadline.as_secs().cast_signed(), tv_nsec: deadline.subsec_nanos().into() };
     let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
     let ended = retry_on_intr(|| poll(&mut fds, Some(&timeout)))? > 0;
     if !ended {
+        late(pid_of(child));
         let _ = kill_process_group(pid_of(child), Signal::KILL);
     }
     let (raw, cpu_us) = reap(child)?;
@@ -304,6 +311,26 @@ mod tests {
     fn kills_the_whole_group_at_the_deadline() {
         let step = Step { deadline_ms: 50, ..sh("sleep 1000 & sleep 1000") };
         assert_eq!(status(&run_one(step)), Status::TimedOut);
+    }
+
+    #[test]
+    fn says_what_is_done_at_the_deadline() {
+        let step = Step { deadline_ms: 200, ..sh("sleep 1000 & while :; do :; done") };
+        let said = Mutex::new(Vec::new());
+        let plan =
+            Plan { files: [("sh".to_owned(), "/bin/sh".to_owned())].into(), steps: vec![step], exact: false };
+        let work = tempfile::tempdir().unwrap();
+        run(&plan, work.path(), &Input::default(), &|_, event| {
+            if let Event::Stderr(bytes) = event {
+                said.lock().unwrap().extend(bytes);
+            }
+        })
+        .unwrap();
+        let said = String::from_utf8(said.into_inner().unwrap()).unwrap();
+        let line =
+            |name: &str| said.lines().find(|line| line.contains(name)).unwrap_or_else(|| panic!("{said}"));
+        assert!(line(" sleep (").contains(" S, 0 ms busy"), "{said}");
+        assert!(line(" sh (").contains(" R, ") && !line(" sh (").contains(" 0 ms"), "{said}");
     }
 
     #[test]

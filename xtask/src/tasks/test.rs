@@ -52,10 +52,12 @@ pub fn run(ctx: &Ctx, args: &Args) -> Result<ExitCode> {
     let mut child =
         cargo.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot run cargo test")?;
     let mut count = Count::default();
+    let mut failures = Failures::default();
     for line in BufReader::new(child.stdout.take().context("no output of cargo test")?).lines() {
         let line = line?;
         println!("{line}");
         count.line(&line);
+        failures.line(&line);
     }
     let passed = child.wait()?.success();
     let skipped = skip::notes(&notes)?;
@@ -68,6 +70,9 @@ pub fn run(ctx: &Ctx, args: &Args) -> Result<ExitCode> {
         println!("no test was run");
     }
     println!("{run} passed, {} failed, {} skipped", count.failed, skipped.len() + count.ignored);
+    for line in failures.told {
+        println!("{line}");
+    }
     let good = passed && run > 0 && !(args.require && count.ignored > 0);
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -97,9 +102,36 @@ impl Count {
     }
 }
 
+/// What tests that failed said, which is shown once more at the end, where it is looked for.
+#[derive(Debug, Default)]
+struct Failures {
+    told: Vec<String>,
+    telling: bool,
+}
+
+impl Failures {
+    fn line(&mut self, line: &str) {
+        if line == "failures:" {
+            self.telling = true;
+        } else if line.starts_with("test result: ") {
+            self.telling = false;
+        } else if self.telling {
+            self.told.push(line.to_owned());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keeps_what_failed_tests_said() {
+        let mut failures = Failures::default();
+        let output = "test a ... FAILED\n\nfailures:\n\n---- a ----\nno\n\nfailures:\n    a\n\ntest result: FAILED. 0 passed";
+        output.lines().chain(["running 1 test"]).for_each(|line| failures.line(line));
+        assert_eq!(failures.told.join("\n").trim(), "---- a ----\nno\n\n    a");
+    }
 
     #[test]
     fn counts_results() {
