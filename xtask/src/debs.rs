@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::apt::{self, Lists};
+use crate::apt::{self, Lists, Stanza};
 use crate::ctx::Ctx;
 use crate::{cache, unpack};
 
@@ -33,6 +33,17 @@ pub struct Record {
     pub sha256: String,
     /// Length of the package's file in bytes.
     pub size: u64,
+}
+
+impl Record {
+    fn of(stanza: &Stanza) -> Result<Self> {
+        Ok(Self {
+            package: stanza.field("Package")?.to_owned(),
+            version: stanza.field("Version")?.to_owned(),
+            sha256: stanza.field("SHA256")?.to_owned(),
+            size: stanza.field("Size")?.parse().context("size of the package")?,
+        })
+    }
 }
 
 /// The record's file beside a package's own; no package has a file of this name at its top.
@@ -66,12 +77,7 @@ pub fn fetch(ctx: &Ctx, name: &str, depends: Option<&str>) -> Result<Package> {
     if let Some(prefix) = depends {
         stanza = apt::show(ctx, &lists, &stanza.dependency(prefix)?)?;
     }
-    let record = Record {
-        package: stanza.field("Package")?.to_owned(),
-        version: stanza.field("Version")?.to_owned(),
-        sha256: stanza.field("SHA256")?.to_owned(),
-        size: stanza.field("Size")?.parse().context("size of the package")?,
-    };
+    let record = Record::of(&stanza)?;
     step.done();
     let path = place(ctx, || Ok(lists), &record)?;
     let folder = path.file_name().context("a package's folder has no name")?;
@@ -80,6 +86,12 @@ pub fn fetch(ctx: &Ctx, name: &str, depends: Option<&str>) -> Result<Package> {
     symlink(folder, fresh.path().join(name))?;
     fs::rename(fresh.path().join(name), ctx.cache.join(name))?;
     Ok(Package { record, path })
+}
+
+/// What Debian's suite `suite` has as the newest version of the package `name`.
+pub fn newest(ctx: &Ctx, suite: &str, name: &str) -> Result<Record> {
+    let _step = ctx.step(format!("Looking {name} up in {suite}"));
+    Record::of(&apt::show(ctx, &Lists::suite(ctx, suite)?, name)?)
 }
 
 /// Exactly the package of `record`, from the cache if it is there, else from Debian's suite `suite`; returns its

@@ -25,8 +25,17 @@ enum What {
     /// Build a kernel of jiffy's own from Debian's source
     ///
     /// `fast` takes some eight minutes of a processor and 2 GB of the cache, which are given back; `full` twice as much.
-    /// An interrupted build is taken up where it was.
-    Build,
+    /// An interrupted build is taken up where it was. Another source, or none of the patches, makes a trial for
+    /// figures to compare: patches that do not fit are left out, wishes that are not granted are not insisted on, and each
+    /// is named. It is in the cache beside the others, and nothing takes it but by its path.
+    Build {
+        /// Try the newest version of this source package of this suite of Debian's
+        #[arg(long, value_name = "SUITE/PACKAGE")]
+        source: Option<String>,
+        /// Try it without the patches
+        #[arg(long)]
+        no_patches: bool,
+    },
     /// Get Debian's newest kernel for virtual machines, as apt's lists have it
     Fetch,
     /// List the kernels in the cache
@@ -47,8 +56,11 @@ enum What {
 /// Does one of these.
 pub fn run(ctx: &Ctx, args: &Args) -> Result<ExitCode> {
     match &args.what {
-        What::Build => {
-            let recipe = Recipe::read(ctx, args.variant)?;
+        What::Build { source, no_patches } => {
+            let mut recipe = Recipe::read(ctx, args.variant)?;
+            if source.is_some() || *no_patches {
+                recipe = recipe.trial(ctx, source.as_deref(), !no_patches)?;
+            }
             print_tuned(&recipe.build(ctx)?, &recipe)?;
         }
         What::Fetch => print_debian(&Kernel::newest_debian(ctx)?),

@@ -4,13 +4,13 @@ use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
 
 use super::config::Config;
-use super::{MODULES, Patch, Recipe, Tuned, Variant, kconfig, read};
+use super::{MODULES, Patch, Recipe, Tuned, Variant, compiler, kconfig, read};
 use crate::cpio::Cpio;
 use crate::ctx::{Ctx, Step};
 use crate::{apt, cache, debs};
@@ -45,7 +45,8 @@ const ENVIRONMENT: [(&str, &str); 5] = [
 ];
 
 /// Builds the kernel into the cache. The tree stays in the cache until it is done.
-pub(super) fn build(ctx: &Ctx, variant: Variant) -> Result<Tuned> {
+pub(super) fn build(ctx: &Ctx, recipe: &Recipe) -> Result<Tuned> {
+    let variant = recipe.variant;
     for (tool, package) in TOOLS {
         apt::tool(ctx, tool, package)?;
     }
@@ -54,7 +55,7 @@ pub(super) fn build(ctx: &Ctx, variant: Variant) -> Result<Tuned> {
         apt::file(ctx, DEPMOD.0, DEPMOD.1)?;
     }
     // Only now it is sure that there is a compiler, whose version counts.
-    let recipe = &Recipe::read(ctx, variant)?;
+    let recipe = &Recipe { compiler: compiler(ctx), ..recipe.clone() };
     let key = recipe.key();
     let place = ctx.cache.join("kernel-build").join(&key);
     fs::create_dir_all(&place).with_context(|| format!("cannot create {}", place.display()))?;
@@ -136,20 +137,23 @@ fn unpack(ctx: &Ctx, recipe: &Recipe, tree: &Path) -> Result<()> {
     )?;
     for patch in &recipe.patches {
         step.message(format!("Applying {}", patch.name));
+        if recipe.trial && !fits(tree, patch)? {
+            step.line(&format!("Left out: {} does not fit {}", patch.name, record.version));
+            continue;
+        }
         apply(tree, patch, &record.version)?;
     }
     Ok(())
 }
 
+/// Whether a patch fits to the line.
+fn fits(tree: &Path, patch: &Patch) -> Result<bool> {
+    Ok(run_patch(tree, patch, &["--dry-run"])?.status.success())
+}
+
 /// Applies a patch; it has to fit to the line.
 fn apply(tree: &Path, patch: &Patch, version: &str) -> Result<()> {
-    let mut command = Command::new("patch");
-    command.args(["--strip=1", "--forward", "--fuzz=0", "--batch"]).current_dir(tree);
-    let mut child =
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("cannot run patch")?;
-    // What patch does not read is seen by its status.
-    let _ = child.stdin.take().context("patch has no input")?.write_all(patch.text.as_bytes());
-    let output = child.wait_with_output()?;
+    let output = run_patch(tree, patch, &[])?;
     ensure!(
         output.status.success(),
         "xtask/kernel/patches/{} does not fit the kernel's source {version}; make it anew for that, or remove it:\n{}",
@@ -159,16 +163,29 @@ fn apply(tree: &Path, patch: &Patch, version: &str) -> Result<()> {
     Ok(())
 }
 
+fn run_patch(tree: &Path, patch: &Patch, more: &[&str]) -> Result<Output> {
+    let mut command = Command::new("patch");
+    command.args(["--strip=1", "--forward", "--fuzz=0", "--batch"]).args(more).current_dir(tree);
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("cannot run patch")?;
+    // What patch does not read is seen by its status.
+    let _ = child.stdin.take().context("patch has no input")?.write_all(patch.text.as_bytes());
+    Ok(child.wait_with_output()?)
+}
+
 /// Makes the configuration and checks that it is as wished.
 fn configure(ctx: &Ctx, recipe: &Recipe, tree: &Path) -> Result<Config> {
     let objects = tree.join(OBJECTS);
     fs::create_dir_all(&objects)?;
     let wishes = objects.join("wishes.config");
     cache::write(&wishes, recipe.fragment.lines().as_bytes())?;
-    let _step = ctx.step(format!("Configuring the kernel by {}", recipe.variant.fragments().join(" and ")));
+    let step = ctx.step(format!("Configuring the kernel by {}", recipe.variant.fragments().join(" and ")));
     ctx.run(kbuild(tree).arg("allnoconfig").env("KCONFIG_ALLCONFIG", &wishes))?;
     let config = Config::parse(&read(&objects.join(".config"))?)?;
-    recipe.fragment.check(&config)?;
+    match recipe.fragment.check(&config) {
+        Err(denied) if recipe.trial => step.line(&denied.to_string()),
+        checked => checked?,
+    }
     Ok(config)
 }
 
@@ -261,8 +278,10 @@ mod tests {
         fs::write(&file, "one\ntwo\nthree\n").unwrap();
         let text = "Why.\n\n--- a/file\n+++ b/file\n@@ -1,3 +1,3 @@\n one\n-two\n+2\n three\n".to_owned();
         let patch = Patch { name: "0001-digits.patch".to_owned(), text };
+        assert!(fits(tree.path(), &patch).unwrap());
         apply(tree.path(), &patch, "6.0").unwrap();
         assert_eq!(fs::read_to_string(&file).unwrap(), "one\n2\nthree\n");
+        assert!(!fits(tree.path(), &patch).unwrap());
         let said = apply(tree.path(), &patch, "6.0").unwrap_err().to_string();
         assert!(
             said.starts_with("xtask/kernel/patches/0001-digits.patch does not fit the kernel's source 6.0")

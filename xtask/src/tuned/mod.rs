@@ -190,6 +190,7 @@ pub struct Recipe {
     source: Source,
     patches: Vec<Patch>,
     compiler: String,
+    trial: bool,
 }
 
 impl Recipe {
@@ -208,10 +209,23 @@ impl Recipe {
             patches.push(Patch { name, text: read(&path)? });
         }
         patches.sort_by(|one, other| one.name.cmp(&other.name));
-        // Where there is no compiler, no kernel is built, and none is found that another compiler built.
-        let said = ctx.read(Command::new("gcc").arg("--version")).unwrap_or_default();
-        let compiler = said.lines().next().unwrap_or("none").to_owned();
-        Ok(Self { variant, fragment, source, patches, compiler })
+        Ok(Self { variant, fragment, source, patches, compiler: compiler(ctx), trial: false })
+    }
+
+    /// The same as a trial, for figures to compare: of `source` (`SUITE/PACKAGE`, its newest version there) if that is
+    /// given, and without the patches if not `patched`. Patches that do not fit are left out, and wishes that are not
+    /// granted are not insisted on; each is named.
+    pub fn trial(mut self, ctx: &Ctx, source: Option<&str>, patched: bool) -> Result<Self> {
+        if let Some(source) = source {
+            let (suite, package) =
+                source.split_once('/').with_context(|| format!("{source} is not SUITE/PACKAGE"))?;
+            self.source.record = debs::newest(ctx, suite, package)?;
+            suite.clone_into(&mut self.source.suite);
+        }
+        if !patched {
+            self.patches.clear();
+        }
+        Ok(Self { trial: true, ..self })
     }
 
     /// Stands for all that the kernel is made from: 16 hexadecimal digits. Comments in the fragment do not count.
@@ -230,6 +244,9 @@ impl Recipe {
             add(name);
             add(text);
         }
+        if self.trial {
+            add("trial");
+        }
         hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
 
@@ -245,7 +262,7 @@ impl Recipe {
     pub fn build(&self, ctx: &Ctx) -> Result<Tuned> {
         match self.cached(ctx) {
             Some(tuned) => Ok(tuned),
-            None => build::build(ctx, self.variant),
+            None => build::build(ctx, self),
         }
     }
 
@@ -255,6 +272,12 @@ impl Recipe {
         let Record { package, version, .. } = &self.source.record;
         format!("{package} {version}, {}", self.compiler)
     }
+}
+
+/// The compiler and its version. Where there is none, no kernel is built, and none is found that another one built.
+fn compiler(ctx: &Ctx) -> String {
+    let said = ctx.read(Command::new("gcc").arg("--version")).unwrap_or_default();
+    said.lines().next().unwrap_or("none").to_owned()
 }
 
 fn read(path: &Path) -> Result<String> {
@@ -275,12 +298,13 @@ mod tests {
     #[test]
     fn the_key_is_of_all_that_goes_in() {
         let recipe = recipe(Variant::Fast);
-        let changed: [fn(&mut Recipe); 5] = [
+        let changed: [fn(&mut Recipe); 6] = [
             |it| it.source.record.sha256.replace_range(..1, "x"),
             |it| it.compiler.push('0'),
             |it| it.fragment = Fragment::parse("a.config", "CONFIG_SMP=y\n").unwrap(),
             |it| it.patches[0].text.push('\n'),
             |it| it.patches.clear(),
+            |it| it.trial = true,
         ];
         let mut keys = vec![recipe.key(), recipe.key()];
         keys.dedup();

@@ -97,8 +97,8 @@ fn read(path: &Path) -> Result<Profile> {
     serde_json::from_str(&text).with_context(|| format!("{} is not a profile", path.display()))
 }
 
-/// The kernel's ELF file, and its symbols.
-fn kernel(ctx: &Ctx, wanted: &Path) -> Result<(PathBuf, Symbols)> {
+/// The ELF file of the kernel that is `wanted` (`fast`, `full`, `debian`, or a file), and its symbols.
+pub fn kernel(ctx: &Ctx, wanted: &Path) -> Result<(PathBuf, Symbols)> {
     if wanted == Path::new("debian") {
         return Ok((Kernel::debian(ctx)?.vmlinux(ctx)?, Symbols::debian(ctx)?));
     }

@@ -1,5 +1,6 @@
 //! `bench boot`: what a Linux guest's boot takes, in instructions counted in the nested lab: by phase, and by symbol.
 
+use std::borrow::Cow;
 use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,22 +11,25 @@ use agent::{Status, Step};
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use xtask::ctx::Ctx;
-use xtask::kernel::Kernel;
 use xtask::lab::{self, Lab, Speed, StepReport, Way};
-use xtask::profile::{self, Code, Functions, Profile, Programs, Start, Symbols};
-use xtask::tuned::{Recipe, Variant};
+use xtask::profile::{self, Code, Functions, Profile, Programs, Start};
 use xtask::{built, initramfs, timeline};
 
-use crate::tasks::build;
+use crate::tasks::{build, profile::kernel as find_kernel};
 
 mod report;
 
 /// From exec to init, for jiffy's own kernel and Debian's, in instructions counted in the nested lab
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The kernels
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Guest::Fast, Guest::Debian])]
-    kernel: Vec<Guest>,
+    /// The kernels: jiffy's own, Debian's, or files: a vmlinux with its symbols
+    #[arg(
+        long,
+        value_name = "fast|full|debian|FILE",
+        value_delimiter = ',',
+        default_values = ["fast", "debian"]
+    )]
+    kernel: Vec<PathBuf>,
     /// The guest's RAM, in MiB
     #[arg(long, value_name = "MIB", value_delimiter = ',', default_values_t = [128, 512, 2048])]
     memory: Vec<u32>,
@@ -43,44 +47,21 @@ pub struct Args {
     jiffy: Vec<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-enum Guest {
-    Fast,
-    Full,
-    Debian,
-}
-
-impl Guest {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Fast => "fast",
-            Self::Full => "full",
-            Self::Debian => "debian",
-        }
-    }
-
-    /// Its ELF file, and its functions.
-    fn vmlinux(self, ctx: &Ctx) -> Result<(PathBuf, Symbols)> {
-        let variant = match self {
-            Self::Fast => Variant::Fast,
-            Self::Full => Variant::Full,
-            Self::Debian => return Ok((Kernel::debian(ctx)?.vmlinux(ctx)?, Symbols::debian(ctx)?)),
-        };
-        let vmlinux = Recipe::read(ctx, variant)?.build(ctx)?.vmlinux();
-        let symbols = Symbols::of(&vmlinux)?;
-        Ok((vmlinux, symbols))
-    }
-}
-
 /// One boot, up to init's first instruction.
 #[derive(Debug, Serialize)]
 struct Boot {
-    kernel: Guest,
+    kernel: PathBuf,
     memory_mib: u32,
     #[serde(flatten)]
     times: Times,
     phases: Vec<Phase>,
+}
+
+impl Boot {
+    /// What the kernel is called in tables.
+    fn name(&self) -> Cow<'_, str> {
+        self.kernel.file_name().unwrap_or_default().to_string_lossy()
+    }
 }
 
 /// In millions of instructions. Waits are included where nothing else is said.
@@ -138,36 +119,36 @@ fn boot(ctx: &Ctx, args: &Args) -> Result<Vec<Boot>> {
     lab.memory_mib = 3072;
     lab.file("jiffy", &built::JIFFY.path(ctx)?).file("initrd", &initrd);
     let mut kernels = Vec::new();
-    for &guest in &args.kernel {
-        let (vmlinux, symbols) = guest.vmlinux(ctx)?;
-        lab.file(guest.name(), &vmlinux);
-        kernels.push((guest, symbols));
+    for (number, wanted) in args.kernel.iter().enumerate() {
+        let (vmlinux, symbols) = find_kernel(ctx, wanted)?;
+        let name = format!("kernel{number}");
+        lab.file(&name, &vmlinux);
+        kernels.push((wanted, name, symbols));
     }
     let plan = kernels.iter().flat_map(|kernel| args.memory.iter().map(move |&mib| (kernel, mib)));
     let plan: Vec<_> = plan.collect();
     let starts: Vec<_> = plan
         .iter()
-        .map(|((guest, symbols), mib)| Start { step: step(*guest, *mib, &args.jiffy), kernel: Some(symbols) })
+        .map(|((_, name, symbols), mib)| Start { step: step(name, *mib, &args.jiffy), kernel: Some(symbols) })
         .collect();
     let step = ctx.step("Booting in the nested lab, counting instructions");
     let (report, profiles) = profile::run(ctx, &lab, &starts, &Programs::built(ctx)?)?;
     drop(step);
     let boots = plan.into_iter().zip(&report.steps).zip(&profiles);
     boots
-        .map(|(((&(kernel, _), memory_mib), step), profile)| {
-            let times = times(step).with_context(|| format!("{}, {memory_mib} MiB", step.name))?;
-            Ok(Boot { kernel, memory_mib, times, phases: phases(profile) })
+        .map(|((((kernel, ..), memory_mib), step), profile)| {
+            let times = times(step).with_context(|| format!("{}, {memory_mib} MiB", kernel.display()))?;
+            Ok(Boot { kernel: (*kernel).clone(), memory_mib, times, phases: phases(profile) })
         })
         .collect()
 }
 
-fn step(guest: Guest, mib: u32, jiffy: &[String]) -> Step {
+fn step(kernel: &str, mib: u32, jiffy: &[String]) -> Step {
     let line = format!(
-        "{{jiffy}} run --kernel {{{}}} --initrd {{initrd}} --protocol linux64 --kaslr off --cpus 1 --memory {mib}M \
-         --timeline json --timeline-origin {{origin}}",
-        guest.name()
+        "{{jiffy}} run --kernel {{{kernel}}} --initrd {{initrd}} --protocol linux64 --kaslr off --cpus 1 --memory {mib}M \
+         --timeline json --timeline-origin {{origin}}"
     );
-    lab::step(guest.name(), line.split_whitespace().map(str::to_owned).chain(jiffy.iter().cloned()))
+    lab::step(kernel, line.split_whitespace().map(str::to_owned).chain(jiffy.iter().cloned()))
 }
 
 fn times(step: &StepReport) -> Result<Times> {

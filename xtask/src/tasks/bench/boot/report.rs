@@ -34,11 +34,12 @@ fn times(to: &mut String, boots: &[Boot]) -> std::fmt::Result {
         "\n{:>9}  {:<8} {:>14} {:>14} {:>10}",
         "RAM", "kernel", "exec -> guest", "guest -> init", "of it busy"
     )?;
-    for Boot { kernel, memory_mib, times, .. } in boots {
+    for boot in boots {
+        let Boot { memory_mib, times, .. } = boot;
         writeln!(
             to,
             "{memory_mib:>5} MiB  {:<8} {:>14.3} {:>14.3} {:>10.3}",
-            kernel.name(),
+            boot.name(),
             times.vmm,
             times.guest,
             times.guest_busy
@@ -49,8 +50,8 @@ fn times(to: &mut String, boots: &[Boot]) -> std::fmt::Result {
 
 fn head(to: &mut String, boots: &[Boot], title: &str) -> std::fmt::Result {
     writeln!(to)?;
-    for Boot { kernel, memory_mib, .. } in boots {
-        write!(to, "{:>14}", format!("{} {memory_mib}M", kernel.name()))?;
+    for boot in boots {
+        write!(to, "{:>14}", format!("{} {}M", boot.name(), boot.memory_mib))?;
     }
     writeln!(to, "  {title}")
 }
@@ -110,7 +111,7 @@ fn functions(to: &mut String, boots: &[Boot], shown: usize) -> std::fmt::Result 
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Guest, Phase, Times};
+    use super::super::{Phase, Times};
     use super::*;
 
     #[test]
@@ -118,7 +119,7 @@ mod tests {
         let function =
             |code, name: &str, instructions| Function { code, name: name.to_owned(), instructions };
         let boot = |memory_mib, grows| Boot {
-            kernel: Guest::Fast,
+            kernel: "fast".into(),
             memory_mib,
             times: Times { vmm: 1.5, guest: 25.0, guest_busy: 24.0 },
             phases: vec![
