@@ -72,6 +72,8 @@ pub enum Event {
     Ready(u64),
     /// The command was started.
     Begin,
+    /// The command goes on: said every few seconds where time is not virtual.
+    Alive,
     /// The command wrote to standard output.
     Stdout(Vec<u8>),
     /// The command wrote to standard error.

@@ -22,6 +22,9 @@ pub type Sink<'a> = dyn Fn(u32, Event) + Sync + 'a;
 /// The standard input of the step that runs now, for whoever feeds it from outside.
 pub type Input = Arc<Mutex<Option<ChildStdin>>>;
 
+/// How often it is said that a command goes on.
+const ALIVE: Duration = Duration::from_secs(5);
+
 /// Does all steps of `plan`, each with a folder of its own in `work`, and tells `sink` what happens. A step that
 /// fails does not keep the next from running.
 pub fn run(plan: &Plan, work: &Path, input: &Input, sink: &Sink<'_>) -> io::Result<()> {
@@ -76,12 +79,7 @@ fn run_step(
         if let Some(stderr) = stderr {
             scope.spawn(|| pump(stderr, |bytes| sink(Event::Stderr(bytes.to_vec()))));
         }
-        let waited = wait(&child, Duration::from_millis(step.deadline_ms), |group| {
-            // A second of virtual time would be a long one.
-            if !plan.exact {
-                sink(Event::Stderr(hung::watch(group).into_bytes()));
-            }
-        });
+        let waited = wait(&child, plan.exact, Duration::from_millis(step.deadline_ms), sink);
         let ended_ns = monotonic_ns();
         // What the command left behind in its group would keep the pipes open.
         let _ = kill_process_group(pid_of(&child), Signal::KILL);
@@ -116,16 +114,34 @@ fn fill_in(word: &str, plan: &Plan, out: &Path, origin: u64) -> String {
     filled
 }
 
-/// Waits until the child has ended, or at the deadline has `late` look at its process group and kills it. Returns how
-/// it ended and its processor time in microseconds.
-fn wait(child: &Child, deadline: Duration, late: impl FnOnce(Pid)) -> io::Result<(Status, u64)> {
+/// Waits until the child has ended, or kills its process group at the deadline. Returns how it ended and its
+/// processor time in microseconds. Unless time is exact, where each look would be in it, `sink` hears that the child is
+/// there, and at the deadline what its threads do.
+fn wait(
+    child: &Child,
+    exact: bool,
+    deadline: Duration,
+    sink: &(dyn Fn(Event) + Sync),
+) -> io::Result<(Status, u64)> {
     let pidfd = pidfd_open(pid_of(child), PidfdFlags::empty())?;
-    let timeout =
-        Timespec { tv_sec: deadline.as_secs().cast_signed(), tv_nsec: deadline.subsec_nanos().into() };
-    let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
-    let ended = retry_on_intr(|| poll(&mut fds, Some(&timeout)))? > 0;
+    let mut left = deadline;
+    let ended = loop {
+        let timeout = if exact { left } else { left.min(ALIVE) };
+        left -= timeout;
+        let timeout =
+            Timespec { tv_sec: timeout.as_secs().cast_signed(), tv_nsec: timeout.subsec_nanos().into() };
+        if retry_on_intr(|| poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&timeout)))? > 0 {
+            break true;
+        }
+        if left.is_zero() {
+            break false;
+        }
+        sink(Event::Alive);
+    };
     if !ended {
-        late(pid_of(child));
+        if !exact {
+            sink(Event::Stderr(hung::watch(pid_of(child)).into_bytes()));
+        }
         let _ = kill_process_group(pid_of(child), Signal::KILL);
     }
     let (raw, cpu_us) = reap(child)?;

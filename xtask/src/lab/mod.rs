@@ -211,7 +211,7 @@ impl Gather {
                 report.cpu = Duration::from_micros(end.cpu_us);
                 *ended = true;
             }
-            Event::Begin | Event::Done | Event::Stdin(_) => {}
+            Event::Begin | Event::Alive | Event::Done | Event::Stdin(_) => {}
         }
     }
 

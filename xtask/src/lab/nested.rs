@@ -24,8 +24,9 @@ use crate::ctx::Ctx;
 use crate::kernel::Kernel;
 use crate::{built, initramfs};
 
-/// How long after its deadline a step's end may be reported.
-const GRACE: Duration = Duration::from_secs(20);
+/// A lab in which a step runs says every few seconds that it does. One that is silent for twice this has stalled: twice,
+/// since the first may have passed while this process was stopped.
+const SILENCE: Duration = Duration::from_secs(40);
 /// Where things are in the lab.
 const PLAN: &str = "/lab/plan";
 const AGENT: &str = "/lab/agent";
@@ -39,7 +40,7 @@ pub(super) struct Stalled(Duration);
 
 impl fmt::Display for Stalled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the lab has stalled: nothing was heard of a step for {:?}", self.0)
+        write!(f, "the lab has stalled: nothing was heard of it for {:?}", self.0)
     }
 }
 
@@ -74,16 +75,15 @@ pub(super) fn run(lab: &Lab, speed: Speed, ctx: &Ctx, steps: &[Step], take: &mut
         Speed::Exact { .. } => command.arg("-serial").arg(format!("file:{}", reports.display())),
     };
     let limits = steps.iter().map(|step| Duration::from_millis(step.deadline_ms));
-    let deadline = Instant::now() + lab.allowance + limits.clone().sum();
-    // A step ends at its own deadline; a lab in which none does for longer than that has stalled.
-    let patience = GRACE + limits.max().unwrap_or_default();
+    let deadline = Instant::now() + lab.allowance + limits.sum();
     let mut qemu = Process::spawn(command.stdin(Stdio::piped()).stdout(Stdio::piped()))?;
     let stdout = qemu.stdout()?;
     let input = qemu.stdin()?;
     let input = if lab.forward_stdin { Some(input) } else { None };
     let ended = match speed {
-        Speed::Functional => follow(stdout, input, [lab.allowance, patience], take)
-            .and_then(|done| qemu.wait(deadline).map(|_| done)),
+        Speed::Functional => {
+            follow(stdout, input, lab.allowance, take).and_then(|done| qemu.wait(deadline).map(|_| done))
+        }
         Speed::Exact { .. } => {
             let ended = qemu.wait(deadline).map(|_| ());
             let file = File::open(&reports).context("QEMU left no reports");
@@ -133,15 +133,16 @@ fn archive(lab: &Lab, ctx: &Ctx, kernel: &Kernel, steps: &[Step]) -> Result<Cpio
     Ok(cpio)
 }
 
-/// Takes reports as they come, until the plan is done; false if they end before. The first may come after `start`, and no step may take
-/// longer than `patience`. When the first step has begun, `input` is fed.
+/// Takes reports as they come, until the plan is done; false if they end before. The first may come after `start`. When
+/// the first step has begun, `input` is fed.
 fn follow(
     from: impl Read + Send + 'static,
     mut input: Option<ChildStdin>,
-    [start, patience]: [Duration; 2],
+    start: Duration,
     take: &mut Take<'_>,
 ) -> Result<bool> {
-    let mut deadline = Instant::now() + start;
+    let mut silence = start / 2;
+    let mut silent = false;
     let (sender, reports) = channel();
     // Ends with QEMU, when its end of the pipe is closed.
     thread::spawn(move || {
@@ -154,13 +155,11 @@ fn follow(
         }
     });
     loop {
-        match reports.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        match reports.recv_timeout(silence) {
             Ok(report) => {
+                (silence, silent) = (SILENCE, false);
                 let Frame { step, event } = report.context("report of the lab")?;
                 let done = event == Event::Done;
-                if matches!(event, Event::Begin | Event::End(_)) {
-                    deadline = Instant::now() + patience;
-                }
                 if event == Event::Begin
                     && let Some(to) = input.take()
                 {
@@ -173,7 +172,8 @@ fn follow(
                 }
             }
             Err(RecvTimeoutError::Disconnected) => return Ok(false),
-            Err(RecvTimeoutError::Timeout) => return Err(Stalled(patience).into()),
+            Err(RecvTimeoutError::Timeout) if silent => return Err(Stalled(2 * silence).into()),
+            Err(RecvTimeoutError::Timeout) => silent = true,
         }
     }
 }
