@@ -149,7 +149,7 @@ impl Symbols {
     pub fn linked(&self, paddr: u64) -> Option<u64> {
         self.segments.iter().find_map(|segment| {
             let offset = paddr.checked_sub(segment.paddr)?;
-            (offset < segment.bytes.len() as u64).then_some(segment.vaddr + offset)
+            (offset < segment.bytes.len() as u64).then(|| segment.vaddr + offset)
         })
     }
 
@@ -158,7 +158,7 @@ impl Symbols {
     pub fn physical(&self, vaddr: u64) -> Option<u64> {
         self.segments.iter().find_map(|segment| {
             let offset = vaddr.checked_sub(segment.vaddr)?;
-            (offset < segment.bytes.len() as u64).then_some(segment.paddr + offset)
+            (offset < segment.bytes.len() as u64).then(|| segment.paddr + offset)
         })
     }
 }

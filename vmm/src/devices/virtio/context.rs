@@ -7,7 +7,7 @@ use std::sync::Arc;
 use event_manager::{EventOps, EventSet, Events};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::queue::{Chain, Error, Queue};
+use super::queue::{Areas, Chain, Error, Queue};
 use super::transport::Transport;
 use crate::memory::Map;
 
@@ -15,6 +15,8 @@ use crate::memory::Map;
 pub struct Rings<'a> {
     pub(super) memory: &'a Arc<Map>,
     pub(super) queues: &'a mut [Queue],
+    /// The ring that was used last.
+    pub(super) areas: Option<(u16, Areas<'a>)>,
     pub(super) features: u64,
     pub(super) transport: &'a dyn Transport,
     pub(super) doorbells: &'a [Arc<EventFd>],
@@ -47,10 +49,27 @@ impl<'a> Rings<'a> {
         self.queues.get(usize::from(queue)).is_some_and(Queue::is_ready)
     }
 
+    /// A queue that the driver uses, and where its ring is.
+    fn ring(&mut self, queue: u16) -> Result<Option<(&mut Queue, &Areas<'a>)>, Error> {
+        let Some(ring) = self.queues.get_mut(usize::from(queue)).filter(|ring| ring.is_ready()) else {
+            return Ok(None);
+        };
+        if self.areas.as_ref().is_none_or(|(last, _)| *last != queue) {
+            self.areas = Some((queue, ring.areas(self.memory)?));
+        }
+        Ok(self.areas.as_ref().map(|(_, areas)| (ring, areas)))
+    }
+
     /// The next chain of a queue, checked. None for a queue that the driver does not use.
     pub fn pop(&mut self, queue: u16) -> Result<Option<Chain<'a>>, Error> {
-        let map: &'a Map = self.memory;
-        self.queues.get_mut(usize::from(queue)).map_or(Ok(None), |queue| queue.pop(map))
+        let mut chain = Chain::default();
+        Ok(self.pop_into(queue, &mut chain)?.then_some(chain))
+    }
+
+    /// As [`Rings::pop`], for many: appends the chain's buffers to those of `chain`, and makes its head that one's. Whether
+    /// there was one.
+    pub fn pop_into(&mut self, queue: u16, chain: &mut Chain<'a>) -> Result<bool, Error> {
+        self.ring(queue)?.map_or(Ok(false), |(ring, areas)| ring.pop(areas, chain))
     }
 
     /// Makes the chain of the last [`Rings::pop`] available again, as if it had not been taken.
@@ -67,8 +86,7 @@ impl<'a> Rings<'a> {
 
     /// Gives several chains back, which the driver sees all at once.
     pub fn push_all(&mut self, queue: u16, used: &[(u16, u32)]) -> Result<(), Error> {
-        let map = self.memory;
-        self.queues.get_mut(usize::from(queue)).map_or(Ok(()), |queue| queue.push(map, used))
+        self.ring(queue)?.map_or(Ok(()), |(ring, areas)| ring.push(areas, used))
     }
 
     /// Interrupts the driver for what was pushed, if it wants that. Once after a batch is enough.

@@ -1,8 +1,7 @@
-//! Descriptors of a chain (2.7.5), in the queue's table and in an indirect one. Each table is looked up in guest memory
-//! once, and each descriptor is copied out once.
+//! Descriptors of a chain (2.7.5), in the queue's table and in an indirect one. Each descriptor is copied out once.
 
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{GuestAddress, GuestMemoryBackend, VolatileMemory};
+use vm_memory::{GuestMemoryBackend, VolatileMemory};
 
 use crate::memory::{Map, Slice};
 
@@ -20,10 +19,9 @@ pub(super) struct Walk<'m> {
 }
 
 impl<'m> Walk<'m> {
-    /// The chain that begins at `head` of the table at `table`; none if that is not in memory.
-    pub fn new(map: &'m Map, table: u64, len: u16, head: u16) -> Option<Self> {
-        let table = look_up(map, GuestAddress(table), len)?;
-        Some(Self { map, table, len, next: head, left: len, indirect: false, bytes: 0 })
+    /// The chain that begins at `head` of a table of `len` descriptors.
+    pub fn new(map: &'m Map, table: Slice<'m>, len: u16, head: u16) -> Self {
+        Self { map, table, len, next: head, left: len, indirect: false, bytes: 0 }
     }
 
     /// The next descriptor that stands for a buffer; none if the chain cannot be followed.
@@ -53,12 +51,8 @@ impl<'m> Walk<'m> {
             return None;
         }
         self.len = u16::try_from(len / size_of::<Descriptor>()).ok()?;
-        self.table = look_up(self.map, descriptor.addr(), self.len)?;
+        self.table = self.map.get_slice(descriptor.addr(), len).ok()?;
         (self.next, self.left, self.indirect) = (0, self.len, true);
         Some(())
     }
-}
-
-fn look_up(map: &Map, table: GuestAddress, len: u16) -> Option<Slice<'_>> {
-    map.get_slice(table, usize::from(len) * size_of::<Descriptor>()).ok()
 }

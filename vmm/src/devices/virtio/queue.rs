@@ -5,6 +5,7 @@ use std::sync::atomic::{Ordering, fence};
 
 use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
+use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{QueueOwnedT, QueueState, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, VolatileMemory};
 
@@ -56,7 +57,7 @@ pub enum Error {
 
 /// A chain of buffers that the driver made available. Nothing in it is read twice: what a device decides by, it copies
 /// out first.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Chain<'m> {
     /// What gives it back: see [`super::Rings::push`].
     pub head: u16,
@@ -64,6 +65,15 @@ pub struct Chain<'m> {
     pub readable: Vec<Slice<'m>>,
     /// Buffers to write to, in their order.
     pub writable: Vec<Slice<'m>>,
+}
+
+/// Where the parts of a queue's ring are (2.6).
+#[derive(Debug)]
+pub struct Areas<'m> {
+    map: &'m Map,
+    descriptors: Slice<'m>,
+    driver: Slice<'m>,
+    device: Slice<'m>,
 }
 
 /// Bytes in a list of buffers.
@@ -134,43 +144,53 @@ impl Queue {
         Error::Ring { queue: self.index }
     }
 
-    /// The next chain that the driver made available.
-    pub fn pop<'m>(&mut self, map: &'m Map) -> Result<Option<Chain<'m>>, Error> {
-        if !self.ring.ready() {
-            return Ok(None);
-        }
+    /// Looks the parts of the ring up in guest memory, once for as long as the device is called.
+    pub fn areas<'m>(&self, map: &'m Map) -> Result<Areas<'m>, Error> {
+        let size = usize::from(self.ring.size());
+        let look_up = |at, len| map.get_slice(GuestAddress(at), len).map_err(|_| self.broken());
+        Ok(Areas {
+            map,
+            descriptors: look_up(self.ring.desc_table(), size * size_of::<Descriptor>())?,
+            driver: look_up(self.ring.avail_ring(), 4 + 2 * size)?,
+            device: look_up(self.ring.used_ring(), 4 + 8 * size)?,
+        })
+    }
+
+    /// Appends the next chain that the driver made available to `chain`, whose head is then this one's. Whether there
+    /// was one.
+    pub fn pop<'m>(&mut self, areas: &Areas<'m>, chain: &mut Chain<'m>) -> Result<bool, Error> {
         let (queue, size, next) = (self.index, self.ring.size(), self.ring.next_avail());
-        let ring = map.get_slice(GuestAddress(self.ring.avail_ring()), 4 + 2 * usize::from(size));
-        let ring = ring.map_err(|_| self.broken())?;
+        let ring = &areas.driver;
         // What the driver wrote before it moved the index on is read after it.
         let index = ring.load::<u16>(2, Ordering::Acquire).map_err(|_| self.broken())?;
         match u16::from_le(index).wrapping_sub(next) {
-            0 => return Ok(None),
+            0 => return Ok(false),
             waiting if waiting > size => return Err(self.broken()),
             _ => self.ring.set_next_avail(next.wrapping_add(1)),
         }
         let entry = 4 + 2 * usize::from(next % size);
         let head = u16::from_le(ring.load::<u16>(entry, Ordering::Relaxed).map_err(|_| self.broken())?);
-        let bad = Error::Chain { queue, head };
-        let mut walk = Walk::new(map, self.ring.desc_table(), size, head).ok_or_else(|| bad.clone())?;
-        let (mut readable, mut writable) = (Vec::new(), Vec::new());
+        let bad = || Error::Chain { queue, head };
+        let mut walk = Walk::new(areas.map, areas.descriptors, size, head);
+        let before = chain.writable.len();
         for _ in 0..MAX_CHAIN {
-            let descriptor = walk.next().ok_or_else(|| bad.clone())?;
+            let descriptor = walk.next().ok_or_else(bad)?;
             let (addr, len) = (descriptor.addr(), descriptor.len());
             let outside = |_| Error::Outside { queue, addr: addr.0, len };
-            let slice = map.get_slice(addr, len as usize).map_err(outside)?;
+            let slice = areas.map.get_slice(addr, len as usize).map_err(outside)?;
             if descriptor.is_write_only() {
-                writable.push(slice);
-            } else if writable.is_empty() {
-                readable.push(slice);
+                chain.writable.push(slice);
+            } else if chain.writable.len() == before {
+                chain.readable.push(slice);
             } else {
                 return Err(Error::Order { queue, head });
             }
             if !descriptor.has_next() {
-                return Ok(Some(Chain { head, readable, writable }));
+                chain.head = head;
+                return Ok(true);
             }
         }
-        Err(bad)
+        Err(bad())
     }
 
     /// Takes back the last [`Queue::pop`]: that chain is available again.
@@ -179,10 +199,8 @@ impl Queue {
     }
 
     /// Gives chains back, each with the bytes that were written to it; the driver sees all of them at once.
-    pub fn push(&mut self, map: &Map, used: &[(u16, u32)]) -> Result<(), Error> {
-        let size = self.ring.size();
-        let ring = map.get_slice(GuestAddress(self.ring.used_ring()), 4 + 8 * usize::from(size));
-        let ring = ring.map_err(|_| self.broken())?;
+    pub fn push(&mut self, areas: &Areas<'_>, used: &[(u16, u32)]) -> Result<(), Error> {
+        let (size, ring) = (self.ring.size(), &areas.device);
         let mut next = Wrapping(self.ring.next_used());
         for &(head, len) in used {
             let slot = 4 + 8 * usize::from(next.0 % size);

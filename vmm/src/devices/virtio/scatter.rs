@@ -60,27 +60,33 @@ fn mark_dirty(buffers: &[Slice<'_>], mut len: usize) {
 
 /// The part of `buffers` from byte `skip` on, `len` bytes at most.
 #[must_use]
-pub fn part<'m>(buffers: &[Slice<'m>], mut skip: usize, mut len: usize) -> Vec<Slice<'m>> {
-    let mut rest = Vec::with_capacity(buffers.len());
-    for buffer in buffers {
+pub fn part<'m>(buffers: &[Slice<'m>], skip: usize, len: usize) -> Vec<Slice<'m>> {
+    parts(buffers, skip, len).collect()
+}
+
+fn parts<'b, 'm>(
+    buffers: &'b [Slice<'m>],
+    mut skip: usize,
+    mut len: usize,
+) -> impl Iterator<Item = Slice<'m>> + use<'b, 'm> {
+    let piece = move |buffer: &Slice<'m>| {
+        if len == 0 {
+            return None;
+        }
         let from = skip.min(buffer.len());
         skip -= from;
         let here = len.min(buffer.len() - from);
         len -= here;
         // Within the buffer, so that it never fails.
-        if here > 0
-            && let Ok(slice) = buffer.subslice(from, here)
-        {
-            rest.push(slice);
-        }
-    }
-    rest
+        Some(buffer.subslice(from, here).ok().filter(|_| here > 0))
+    };
+    buffers.iter().map_while(piece).flatten()
 }
 
 /// Copies bytes out of `buffers`, from byte `skip` on: how many there were, up to the length of `to`.
 pub fn copy_out(buffers: &[Slice<'_>], skip: usize, to: &mut [u8]) -> usize {
     let mut done = 0;
-    for slice in part(buffers, skip, to.len()) {
+    for slice in parts(buffers, skip, to.len()) {
         done += slice.copy_to(&mut to[done..]);
     }
     done
@@ -89,7 +95,7 @@ pub fn copy_out(buffers: &[Slice<'_>], skip: usize, to: &mut [u8]) -> usize {
 /// Copies bytes into `buffers`, from byte `skip` on: how many had room.
 pub fn copy_in(buffers: &[Slice<'_>], skip: usize, from: &[u8]) -> usize {
     let mut done = 0;
-    for slice in part(buffers, skip, from.len()) {
+    for slice in parts(buffers, skip, from.len()) {
         slice.copy_from(&from[done..]);
         done += slice.len();
     }

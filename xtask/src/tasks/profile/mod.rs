@@ -17,7 +17,7 @@ use xtask::{built, initramfs};
 
 use super::build;
 
-mod report;
+pub mod report;
 
 /// Count what each function of a boot executes, in the nested lab: jiffy's, its host's, the guest kernel's, init's
 ///

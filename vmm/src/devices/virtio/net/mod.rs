@@ -27,7 +27,7 @@ use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_MQ, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS, VIRTIO_NET_S_LINK_UP,
 };
 
-use super::{Context, DeviceKind, Error, Rings, VirtioDevice, read_bytes};
+use super::{Chain, Context, DeviceKind, Error, Rings, VirtioDevice, read_bytes};
 use crate::devices::rate::{RateLevels, RateLimiter};
 use crate::state::{self, Saved};
 pub use backend::Backend;
@@ -180,16 +180,19 @@ impl Net {
     fn transmit(&mut self, cx: &mut Context<'_>, pair: u16) -> Result<(), Error> {
         let queue = transmit_queue(pair);
         let mut left = QUEUE_SIZE;
+        let mut chain = Chain::default();
         while left > 0 {
             if self.limit_transmit.as_mut().is_some_and(|limit| !limit.admits()) {
                 break;
             }
-            let Some(chain) = cx.pop(queue)? else {
+            chain.readable.clear();
+            chain.writable.clear();
+            if !cx.pop_into(queue, &mut chain)? {
                 if cx.listen(queue)? {
                     continue;
                 }
                 break;
-            };
+            }
             let len = super::queue::total(&chain.readable);
             if len < HEADER as u64 {
                 return Err(Error::Request("a frame of the network device is shorter than its header"));

@@ -15,9 +15,9 @@ const NUM_BUFFERS: usize = 10;
 pub(super) struct Receiver {
     /// The backend may have a frame.
     pub(super) readable: bool,
-    /// Buffers that the last frame took: as many are offered to the next one at first.
+    /// Room that is offered to the next frame at first: for the last one, or a bit less than for the one before.
     expected: usize,
-    /// What did not go into those.
+    /// What did not go into that.
     spill: Vec<u8>,
     /// A whole frame that waits for buffers.
     held: Option<Vec<u8>>,
@@ -25,7 +25,7 @@ pub(super) struct Receiver {
 
 impl Default for Receiver {
     fn default() -> Self {
-        Self { readable: true, expected: 1, spill: Vec::new(), held: None }
+        Self { readable: true, expected: 0, spill: Vec::new(), held: None }
     }
 }
 
@@ -34,6 +34,8 @@ impl Net {
     pub(super) fn receive(&mut self, cx: &mut Context<'_>, pair: u16) -> Result<(), Error> {
         let queue = receive_queue(pair);
         let mut left = QUEUE_SIZE;
+        // What one frame leaves of them is for the next.
+        let mut buffers = Buffers::new(queue, cx.has(VIRTIO_NET_F_MRG_RXBUF));
         while left > 0 && self.link_up && pair < self.pairs {
             let Some(receiver) = self.receivers.get(usize::from(pair)) else { return Ok(()) };
             if !receiver.readable && receiver.held.is_none() {
@@ -42,13 +44,14 @@ impl Net {
             if self.limit_receive.as_mut().is_some_and(|limit| !limit.admits()) {
                 break;
             }
-            match self.receive_frame(cx, pair, queue)? {
+            match self.receive_frame(cx, pair, &mut buffers)? {
                 Received::Frame => left -= 1,
                 Received::Nothing => break,
                 Received::NoBuffer if cx.listen(queue)? => {}
                 Received::NoBuffer => break,
             }
         }
+        buffers.give_up(cx);
         if left == 0 {
             cx.again(queue);
         }
@@ -56,30 +59,30 @@ impl Net {
     }
 
     /// Brings one frame into the driver's buffers.
-    fn receive_frame(&mut self, cx: &mut Context<'_>, pair: u16, queue: u16) -> Result<Received, Error> {
-        let mergeable = cx.has(VIRTIO_NET_F_MRG_RXBUF);
+    fn receive_frame<'m>(
+        &mut self,
+        cx: &mut Context<'m>,
+        pair: u16,
+        buffers: &mut Buffers<'m>,
+    ) -> Result<Received, Error> {
         let receiver = &mut self.receivers[usize::from(pair)];
-        let (mut spill, held) = (std::mem::take(&mut receiver.spill), receiver.held.take());
-        let expected = if mergeable { receiver.expected } else { 1 };
-        let mut buffers = Buffers::default();
-        while buffers.chains.len() < expected && buffers.take(cx, queue)? {}
-        if buffers.chains.is_empty() {
-            let receiver = &mut self.receivers[usize::from(pair)];
-            (receiver.spill, receiver.held) = (spill, held);
-            return Ok(Received::NoBuffer);
+        buffers.reach(cx, receiver.held.as_ref().map_or(receiver.expected, Vec::len))?;
+        let Some(first) = buffers.chains.first() else { return Ok(Received::NoBuffer) };
+        if first.room < HEADER {
+            return Err(Error::Request("a buffer of the network device has no room for a header"));
         }
+        let held = receiver.held.take();
         let len = if let Some(frame) = &held {
-            let direct = copy_in(&buffers.slices, 0, frame);
-            spill.clear();
-            spill.extend(&frame[direct..]);
+            let direct = copy_in(&buffers.slices.writable, 0, frame);
+            receiver.spill.clear();
+            receiver.spill.extend(&frame[direct..]);
             frame.len()
         } else {
-            spill.resize(LONGEST, 0);
-            match self.backend.receive(pair, &buffers.slices, &mut spill) {
+            receiver.spill.resize(LONGEST, 0);
+            match self.backend.receive(pair, &buffers.slices.writable, &mut receiver.spill) {
                 Outcome::Done(len) => len,
                 outcome => {
-                    buffers.give_up(cx, queue);
-                    (receiver.spill, receiver.readable) = (spill, false);
+                    receiver.readable = false;
                     if outcome == Outcome::Gone {
                         self.disconnect(cx);
                     }
@@ -87,32 +90,32 @@ impl Net {
                 }
             }
         };
-        // A frame in several buffers, where each frame has to have one, does not reach the guest.
-        let mut fits = true;
-        while buffers.room < len && fits {
-            fits = mergeable
-                && buffers.chains.len() < usize::from(QUEUE_SIZE)
-                // Asked for while all are taken, the driver rings for the next one, and not for the first of these.
-                && (buffers.extend(cx, queue, &spill)?
-                    || cx.listen(queue)? && buffers.extend(cx, queue, &spill)?);
-        }
-        let receiver = &mut self.receivers[usize::from(pair)];
+        let direct = buffers.room.min(len);
+        let spilt = receiver.spill.get(..len - direct).unwrap_or_default();
+        // Asked for while all are taken, the driver rings for the next one, and not for the first of these.
+        let fits = buffers.reach(cx, len)?
+            || buffers.mergeable && cx.listen(buffers.queue)? && buffers.reach(cx, len)?;
         if fits {
+            copy_in(&buffers.slices.writable, direct, spilt);
             if let Some(limit) = &mut self.limit_receive {
                 limit.charge((len - HEADER.min(len)) as u64);
             }
-            receiver.expected = buffers.finish(cx, queue, len)?;
-            receiver.spill = spill;
+            receiver.expected = len.max(receiver.expected - receiver.expected / 8);
+            buffers.finish(cx, len)?;
             return Ok(Received::Frame);
         }
-        // What does not even fit into all buffers that there can be is lost.
-        let waits = mergeable && buffers.chains.len() < usize::from(QUEUE_SIZE);
-        if waits {
-            receiver.held = Some(buffers.collect(len, &spill));
+        // A frame in several buffers, where each frame has to have one, does not reach the guest; nor does one that
+        // not even all buffers that there can be have room for.
+        if !buffers.mergeable || buffers.chains.len() >= usize::from(QUEUE_SIZE) {
+            return Ok(Received::Frame);
         }
-        receiver.spill = spill;
-        buffers.give_up(cx, queue);
-        Ok(if waits { Received::Nothing } else { Received::Frame })
+        receiver.held = held.or_else(|| {
+            let mut frame = vec![0; direct];
+            copy_out(&buffers.slices.writable, 0, &mut frame);
+            frame.extend(spilt);
+            Some(frame)
+        });
+        Ok(Received::Nothing)
     }
 }
 
@@ -123,69 +126,71 @@ enum Received {
     NoBuffer,
 }
 
-/// Buffers of the driver that are about to be filled.
-#[derive(Default)]
+/// Buffers of the driver's that were taken and are not filled yet.
 struct Buffers<'m> {
-    chains: Vec<(u16, usize)>,
-    slices: Vec<crate::memory::Slice<'m>>,
+    queue: u16,
+    /// Whether a frame may have several of them.
+    mergeable: bool,
+    chains: Vec<Taken>,
+    /// Those of all chains.
+    slices: Chain<'m>,
     room: usize,
-    /// Bytes that were read straight into buffers; behind them comes what has spilt.
-    direct: Option<usize>,
+    used: Vec<(u16, u32)>,
+}
+
+/// One of them.
+struct Taken {
+    head: u16,
+    /// How many slices it has.
+    pieces: usize,
+    room: usize,
 }
 
 impl<'m> Buffers<'m> {
-    /// Takes one more chain; whether there was one.
-    fn take(&mut self, cx: &mut Context<'m>, queue: u16) -> Result<bool, Error> {
-        let Some(Chain { head, readable: _, writable }) = cx.pop(queue)? else { return Ok(false) };
-        let room = total(&writable) as usize;
-        if self.chains.is_empty() && room < HEADER {
-            return Err(Error::Request("a buffer of the network device has no room for a header"));
-        }
-        self.chains.push((head, room));
-        self.slices.extend(writable);
-        self.room += room;
-        Ok(true)
+    fn new(queue: u16, mergeable: bool) -> Self {
+        let (chains, slices, used) = (Vec::new(), Chain::default(), Vec::new());
+        Self { queue, mergeable, chains, slices, room: 0, used }
     }
 
-    /// Takes one more chain, and fills it with what has spilt.
-    fn extend(&mut self, cx: &mut Context<'m>, queue: u16, spill: &[u8]) -> Result<bool, Error> {
-        let (direct, before) = (*self.direct.get_or_insert(self.room), self.room);
-        if !self.take(cx, queue)? {
-            return Ok(false);
-        }
-        copy_in(&self.slices, before, spill.get(before - direct..).unwrap_or_default());
-        Ok(true)
-    }
-
-    /// Gives a frame of `len` bytes to the driver: how many buffers it took.
-    fn finish(self, cx: &mut Context<'m>, queue: u16, len: usize) -> Result<usize, Error> {
-        let mut left = len;
-        let mut used = Vec::with_capacity(self.chains.len());
-        for &(head, room) in &self.chains {
-            let here = left.min(room);
-            if here == 0 && !used.is_empty() {
-                cx.undo_pop(queue);
-                continue;
+    /// Takes as many as a frame of `len` bytes takes, at least one, as far as there are any and a frame may have them;
+    /// whether that is enough.
+    fn reach(&mut self, cx: &mut Context<'m>, len: usize) -> Result<bool, Error> {
+        let most = if self.mergeable { usize::from(QUEUE_SIZE) } else { 1 };
+        while (self.chains.is_empty() || self.room < len) && self.chains.len() < most {
+            let before = self.slices.writable.len();
+            if !cx.pop_into(self.queue, &mut self.slices)? {
+                break;
             }
-            left -= here;
-            used.push((head, here as u32));
+            self.slices.readable.clear();
+            let own = &self.slices.writable[before..];
+            let taken = Taken { head: self.slices.head, pieces: own.len(), room: total(own) as usize };
+            self.room += taken.room;
+            self.chains.push(taken);
         }
-        copy_in(&self.slices, NUM_BUFFERS, &(used.len() as u16).to_le_bytes());
-        cx.push_all(queue, &used)?;
-        Ok(used.len())
+        Ok(self.room >= len)
     }
 
-    /// The frame that was read: what is in the buffers, and behind it what has spilt.
-    fn collect(&self, len: usize, spill: &[u8]) -> Vec<u8> {
-        let direct = self.direct.unwrap_or(self.room).min(len);
-        let mut frame = vec![0; direct];
-        copy_out(&self.slices, 0, &mut frame);
-        frame.extend(&spill[..(len - direct).min(spill.len())]);
-        frame
+    /// Gives the frame of `len` bytes that is in them to the driver. The rest stays.
+    fn finish(&mut self, cx: &mut Context<'m>, len: usize) -> Result<(), Error> {
+        let (mut left, mut pieces) = (len, 0);
+        self.used.clear();
+        for taken in &self.chains {
+            let here = left.min(taken.room);
+            self.used.push((taken.head, here as u32));
+            (left, pieces, self.room) = (left - here, pieces + taken.pieces, self.room - taken.room);
+            if left == 0 {
+                break;
+            }
+        }
+        copy_in(&self.slices.writable, NUM_BUFFERS, &(self.used.len() as u16).to_le_bytes());
+        cx.push_all(self.queue, &self.used)?;
+        self.chains.drain(..self.used.len());
+        self.slices.writable.drain(..pieces);
+        Ok(())
     }
 
-    /// Makes all chains available again.
-    fn give_up(&self, cx: &mut Context<'m>, queue: u16) {
-        self.chains.iter().for_each(|_| cx.undo_pop(queue));
+    /// Makes all that are left available again.
+    fn give_up(&self, cx: &mut Context<'m>) {
+        self.chains.iter().for_each(|_| cx.undo_pop(self.queue));
     }
 }

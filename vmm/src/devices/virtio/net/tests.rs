@@ -100,6 +100,29 @@ fn large_frames_take_several_buffers() {
 }
 
 #[test]
+fn what_one_frame_leaves_is_for_the_next() {
+    let (mut driver, mut far) = pair(options());
+    let large: Vec<u8> = (0..9000).map(|i| (i % 251) as u8).collect();
+    let frames = [large.as_slice(), b"small", large.as_slice(), b"smaller"];
+    for round in 0..3 {
+        // One of them has no room at all.
+        for len in [1500; 9].into_iter().chain([0]).chain([1500; 8]) {
+            driver.offer(RECEIVE, &[], &[len]);
+        }
+        far.write_all(&frames.map(framed).concat()).unwrap();
+        driver.run();
+        let taken = [(7, 0), (1, 1), (8, 2), (1, 3)];
+        for (buffers, frame) in taken {
+            assert!(merge(&mut driver) == Some((frames[frame].to_vec(), buffers)), "{round} {frame}");
+        }
+        assert_eq!(merge(&mut driver), None);
+        far.write_all(&framed(b"last")).unwrap();
+        driver.run();
+        assert_eq!(merge(&mut driver), Some((b"last".to_vec(), 1)), "one is left");
+    }
+}
+
+#[test]
 fn without_merged_buffers_a_frame_has_one() {
     let (near, mut far) = UnixStream::pair().unwrap();
     let net = Net::new(Box::new(Stream::adopt(near.into()).unwrap()), options()).unwrap();

@@ -306,6 +306,7 @@ impl Core {
         let rings = Rings {
             memory: &map,
             queues: &mut inner.queues,
+            areas: None,
             features: inner.features,
             transport: self.transport.as_ref(),
             doorbells: &self.doorbells,

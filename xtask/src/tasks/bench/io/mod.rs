@@ -14,6 +14,7 @@
 mod boot;
 mod native;
 mod parts;
+mod profile;
 mod qemu;
 mod report;
 
@@ -33,6 +34,7 @@ use xtask::tuned::{Recipe, Variant};
 use xtask::{built, initramfs};
 
 use crate::tasks::build;
+use crate::tasks::profile::report::Tables;
 use parts::{PARTS, Part};
 
 /// Virtual time for a step: several times what it needs.
@@ -64,6 +66,11 @@ pub struct Args {
     /// Print one JSON object a part
     #[arg(long)]
     json: bool,
+    /// Print instead which functions execute the instructions of jiffy's loads, warm-up and all
+    #[arg(long, conflicts_with = "json")]
+    profile: bool,
+    #[command(flatten)]
+    tables: Tables,
 }
 
 /// What does the work.
@@ -84,6 +91,10 @@ enum System {
 
 impl System {
     const ALL: [Self; 5] = [Self::Limit, Self::Qemu, Self::QemuPci, Self::Mmio, Self::Pci];
+
+    fn is_jiffy(self) -> bool {
+        matches!(self, Self::Mmio | Self::Pci)
+    }
 
     /// Its name in tables.
     fn name(self) -> &'static str {
@@ -157,6 +168,10 @@ pub fn run(ctx: &Ctx, args: &Args) -> Result<ExitCode> {
     if jobs.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
+    if args.profile {
+        profile::print(ctx, args, &jobs, &args.tables)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let figures = measure(ctx, args, jobs)?;
     for part in PARTS.iter().filter(|part| args.part.iter().any(|name| name == part.name)) {
         if args.json {
@@ -226,12 +241,12 @@ fn lab(ctx: &Ctx, args: &Args, place: &Path) -> Result<Lab> {
     Ok(lab)
 }
 
-/// What does a job in the lab. `pad` goes where it changes nothing but bytes.
-fn step(args: &Args, job: &Job, pad: &str) -> Step {
+/// What does a job's load in the lab. `pad` goes where it changes nothing but bytes.
+fn words(args: &Args, job: &Job, pad: &str) -> Vec<String> {
     let Job { part, case, system } = *job;
     let cmdline = format!("console=ttyS0 quiet panic=-1 nokaslr pad={pad}");
     let load = part.guest.replace("CASE", case);
-    let words = match system {
+    match system {
         System::Limit => ["/bin/sh", "-c", &part.limit.replace("CASE", case)].map(str::to_owned).to_vec(),
         System::Mmio | System::Pci => {
             let [flag, device] = part.jiffy;
@@ -251,7 +266,12 @@ fn step(args: &Args, job: &Job, pad: &str) -> Step {
             let cmdline = format!("{cmdline} reboot=t load={load}");
             qemu::microvm(system == System::QemuPci, &cmdline, part.qemu)
         }
-    };
+    }
+}
+
+/// What does a job in the lab.
+fn step(args: &Args, job: &Job, pad: &str) -> Step {
+    let Job { part, case, system } = *job;
     // Whoever reads along counts the exits while the load pauses.
     let script = format!(
         "mount -t debugfs none /sys/kernel/debug 2>/dev/null; {}\n\"$@\" 2>&1 </dev/null | while read -r line; do \
@@ -259,7 +279,8 @@ fn step(args: &Args, job: &Job, pad: &str) -> Step {
         part.before
     );
     let shell = ["/bin/sh", "-c", &script, "sh"].map(str::to_owned);
-    let mut step = lab::step(&format!("{} {case} {system}", part.name), shell.into_iter().chain(words));
+    let mut step =
+        lab::step(&format!("{} {case} {system}", part.name), shell.into_iter().chain(words(args, job, pad)));
     step.deadline_ms = DEADLINE_MS;
     step
 }
