@@ -1,6 +1,7 @@
 //! The one implementation of feature negotiation, status, queue configuration, reset and saved state
 //! (sections 2 and 3.1); a transport only says at which offsets these are.
 
+mod selects;
 mod state;
 
 use std::os::fd::RawFd;
@@ -19,6 +20,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::{DEVICE_TOKEN, Doorbell, Transport};
 use crate::devices::virtio::{Context, Descriptors, DeviceKind, Error, Queue, Rings, VirtioDevice};
 use crate::memory::Memory;
+pub use selects::Selects;
 pub use state::CoreState;
 
 const FEATURES_OK: u8 = VIRTIO_CONFIG_S_FEATURES_OK as u8;
@@ -51,6 +53,7 @@ pub struct Core {
     connected: Vec<Doorbell>,
     wake: EventFd,
     generation: AtomicU32,
+    selects: Selects,
 }
 
 pub(super) struct Inner {
@@ -94,6 +97,7 @@ impl Core {
             connected,
             wake: event()?,
             generation: AtomicU32::new(0),
+            selects: Selects::default(),
         })
     }
 

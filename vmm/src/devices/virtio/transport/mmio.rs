@@ -29,9 +29,6 @@ const CONFIG: u64 = VIRTIO_MMIO_CONFIG as u64;
 pub struct Mmio {
     core: Arc<Core>,
     signals: Arc<Signals>,
-    device_features_select: AtomicU32,
-    driver_features_select: AtomicU32,
-    queue_select: AtomicU32,
 }
 
 /// What of it goes into a snapshot.
@@ -39,9 +36,6 @@ pub struct Mmio {
 struct MmioState {
     core: CoreState,
     interrupt_status: u32,
-    device_features_select: u32,
-    driver_features_select: u32,
-    queue_select: u32,
 }
 
 impl Saved for MmioState {
@@ -99,13 +93,7 @@ impl Mmio {
         doorbells: Arc<dyn Doorbells>,
     ) -> io::Result<Self> {
         let signals = Arc::new(Signals { status: AtomicU32::new(0), line, doorbells, window });
-        Ok(Self {
-            core: Arc::new(Core::new(device, memory, signals.clone())?),
-            signals,
-            device_features_select: AtomicU32::new(0),
-            driver_features_select: AtomicU32::new(0),
-            queue_select: AtomicU32::new(0),
-        })
+        Ok(Self { core: Arc::new(Core::new(device, memory, signals.clone())?), signals })
     }
 
     /// The device behind the registers.
@@ -114,22 +102,16 @@ impl Mmio {
         &self.core
     }
 
-    /// `QueueSel`; a number beyond 16 bits is that of no queue.
-    fn queue(&self) -> u16 {
-        self.queue_select.load(Ordering::Relaxed).try_into().unwrap_or(u16::MAX)
-    }
-
     fn read_register(&self, offset: u32) -> u32 {
+        let selects = self.core.selects();
         match offset {
             VIRTIO_MMIO_MAGIC_VALUE => MAGIC,
             VIRTIO_MMIO_VERSION => VERSION,
             VIRTIO_MMIO_DEVICE_ID => self.core.kind().id().into(),
             VIRTIO_MMIO_VENDOR_ID => VENDOR,
-            VIRTIO_MMIO_DEVICE_FEATURES => {
-                self.core.device_features(self.device_features_select.load(Ordering::Relaxed))
-            }
-            VIRTIO_MMIO_QUEUE_NUM_MAX => self.core.queue(self.queue(), |queue| queue.max_size().into()),
-            VIRTIO_MMIO_QUEUE_READY => self.core.queue(self.queue(), |queue| queue.ready().into()),
+            VIRTIO_MMIO_DEVICE_FEATURES => self.core.device_features(selects.device_features()),
+            VIRTIO_MMIO_QUEUE_NUM_MAX => self.core.queue(selects.queue(), |queue| queue.max_size().into()),
+            VIRTIO_MMIO_QUEUE_READY => self.core.queue(selects.queue(), |queue| queue.ready().into()),
             VIRTIO_MMIO_INTERRUPT_STATUS => self.signals.status.load(Ordering::SeqCst),
             VIRTIO_MMIO_STATUS => self.core.status().into(),
             // There is no shared memory region: all ones (4.2.2.1).
@@ -144,17 +126,20 @@ impl Mmio {
     }
 
     fn write_register(&self, offset: u32, value: u32) {
-        let area = |area, upper| self.core.set_queue_area(self.queue(), area, upper, value);
+        let selects = self.core.selects();
+        let queue = selects.queue();
+        let area = |area, upper| self.core.set_queue_area(queue, area, upper, value);
         match offset {
-            VIRTIO_MMIO_DEVICE_FEATURES_SEL => self.device_features_select.store(value, Ordering::Relaxed),
-            VIRTIO_MMIO_DRIVER_FEATURES_SEL => self.driver_features_select.store(value, Ordering::Relaxed),
+            VIRTIO_MMIO_DEVICE_FEATURES_SEL => selects.select_device_features(value),
+            VIRTIO_MMIO_DRIVER_FEATURES_SEL => selects.select_driver_features(value),
             VIRTIO_MMIO_DRIVER_FEATURES => {
-                self.core.set_driver_features(self.driver_features_select.load(Ordering::Relaxed), value);
+                self.core.set_driver_features(selects.driver_features(), value);
             }
-            VIRTIO_MMIO_QUEUE_SEL => self.queue_select.store(value, Ordering::Relaxed),
-            VIRTIO_MMIO_QUEUE_NUM => self.core.set_queue_size(self.queue(), value.try_into().unwrap_or(0)),
-            VIRTIO_MMIO_QUEUE_READY if value & 1 == 1 => self.core.start_queue(self.queue()),
-            VIRTIO_MMIO_QUEUE_READY => self.core.stop_queue(self.queue()),
+            // A number beyond 16 bits is that of no queue.
+            VIRTIO_MMIO_QUEUE_SEL => selects.select_queue(value.try_into().unwrap_or(u16::MAX)),
+            VIRTIO_MMIO_QUEUE_NUM => self.core.set_queue_size(queue, value.try_into().unwrap_or(0)),
+            VIRTIO_MMIO_QUEUE_READY if value & 1 == 1 => self.core.start_queue(queue),
+            VIRTIO_MMIO_QUEUE_READY => self.core.stop_queue(queue),
             // Reaches us only where the doorbell is not connected.
             VIRTIO_MMIO_QUEUE_NOTIFY => self.core.notified(value.try_into().unwrap_or(u16::MAX)),
             VIRTIO_MMIO_INTERRUPT_ACK => {
@@ -192,29 +177,17 @@ impl BusDevice for Mmio {
     }
 
     fn save(&self) -> Option<Vec<u8>> {
-        let Self { core, signals, device_features_select, driver_features_select, queue_select } = self;
+        let Self { core, signals } = self;
         Some(state::encode(&MmioState {
             core: core.save(),
             interrupt_status: signals.status.load(Ordering::SeqCst),
-            device_features_select: device_features_select.load(Ordering::Relaxed),
-            driver_features_select: driver_features_select.load(Ordering::Relaxed),
-            queue_select: queue_select.load(Ordering::Relaxed),
         }))
     }
 
     fn restore(&self, saved: &[u8]) -> Result<(), state::Error> {
-        let MmioState {
-            core,
-            interrupt_status,
-            device_features_select,
-            driver_features_select,
-            queue_select,
-        } = state::decode(saved)?;
+        let MmioState { core, interrupt_status } = state::decode(saved)?;
         self.core.restore(&core)?;
         self.signals.status.store(interrupt_status, Ordering::SeqCst);
-        self.device_features_select.store(device_features_select, Ordering::Relaxed);
-        self.driver_features_select.store(driver_features_select, Ordering::Relaxed);
-        self.queue_select.store(queue_select, Ordering::Relaxed);
         Ok(())
     }
 }

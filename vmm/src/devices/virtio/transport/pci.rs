@@ -14,7 +14,7 @@ mod common;
 mod tests;
 
 use std::io;
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use abi::layout::Range;
@@ -68,9 +68,6 @@ pub struct VirtioPci {
     msix_at: usize,
     /// Offset of the capability by which configuration space reaches into the BAR (4.1.4.9).
     window_at: usize,
-    device_feature_select: AtomicU32,
-    driver_feature_select: AtomicU32,
-    queue_select: AtomicU16,
 }
 
 /// What of it goes into a snapshot.
@@ -81,9 +78,6 @@ struct PciState {
     msix: MsixState,
     isr: u8,
     vectors: Vec<u16>,
-    device_feature_select: u32,
-    driver_feature_select: u32,
-    queue_select: u16,
 }
 
 impl Saved for PciState {
@@ -231,9 +225,6 @@ impl VirtioPci {
             config: Mutex::new(config),
             msix_at,
             window_at,
-            device_feature_select: AtomicU32::new(0),
-            driver_feature_select: AtomicU32::new(0),
-            queue_select: AtomicU16::new(0),
         })
     }
 
@@ -342,16 +333,7 @@ impl Function for VirtioPci {
     }
 
     fn save(&self) -> Vec<u8> {
-        let Self {
-            core,
-            signals,
-            config: _,
-            msix_at: _,
-            window_at: _,
-            device_feature_select,
-            driver_feature_select,
-            queue_select,
-        } = self;
+        let Self { core, signals, config: _, msix_at: _, window_at: _ } = self;
         let Signals { msix, isr, vectors, doorbells: _, places: _ } = signals.as_ref();
         state::encode(&PciState {
             core: core.save(),
@@ -359,23 +341,11 @@ impl Function for VirtioPci {
             msix: msix.save(),
             isr: isr.load(Ordering::SeqCst),
             vectors: vectors.iter().map(|vector| vector.load(Ordering::SeqCst)).collect(),
-            device_feature_select: device_feature_select.load(Ordering::Relaxed),
-            driver_feature_select: driver_feature_select.load(Ordering::Relaxed),
-            queue_select: queue_select.load(Ordering::Relaxed),
         })
     }
 
     fn restore(&self, saved: &[u8]) -> Result<(), state::Error> {
-        let PciState {
-            core,
-            config,
-            msix,
-            isr,
-            vectors,
-            device_feature_select,
-            driver_feature_select,
-            queue_select,
-        } = state::decode(saved)?;
+        let PciState { core, config, msix, isr, vectors } = state::decode(saved)?;
         let damaged = state::Error::Damaged { name: PciState::NAME };
         if !self.signals.msix.restore(msix) || vectors.len() != self.signals.vectors.len() {
             return Err(damaged);
@@ -384,9 +354,6 @@ impl Function for VirtioPci {
         for (vector, saved) in self.signals.vectors.iter().zip(vectors) {
             vector.store(saved, Ordering::SeqCst);
         }
-        self.device_feature_select.store(device_feature_select, Ordering::Relaxed);
-        self.driver_feature_select.store(driver_feature_select, Ordering::Relaxed);
-        self.queue_select.store(queue_select, Ordering::Relaxed);
         let mut space = self.config();
         space.restore(&config);
         let (bar, control) = (space.bar(), space.word(self.msix_at + 2));

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 
+use super::selects::SavedSelects;
 use super::{Core, Inner};
 use crate::devices::virtio::Queue;
 use crate::devices::virtio::queue::SavedQueue;
@@ -16,6 +17,7 @@ pub struct CoreState {
     status: u8,
     features: u64,
     generation: u32,
+    selects: SavedSelects,
     /// The device's own; none after a reset.
     device: Option<Vec<u8>>,
 }
@@ -39,6 +41,7 @@ impl Core {
             connected: _,
             wake: _,
             generation,
+            selects,
         } = self;
         let inner = self.inner();
         let Inner { device, queues, status, features, reset, active: _, watched: _ } = &*inner;
@@ -47,13 +50,14 @@ impl Core {
             status: *status,
             features: *features,
             generation: generation.load(Ordering::Acquire),
+            selects: selects.save(),
             device: (!reset).then(|| device.save()),
         }
     }
 
     /// Takes back what [`Core::save`] gave; the worker then activates the device if it was active.
     pub fn restore(&self, saved: &CoreState) -> Result<(), state::Error> {
-        let CoreState { queues, status, features, generation, device } = saved;
+        let CoreState { queues, status, features, generation, selects, device } = saved;
         let damaged = || state::Error::Damaged { name: CoreState::NAME };
         let inner = &mut *self.inner();
         if queues.len() != inner.queues.len() || features & !self.offered != 0 {
@@ -67,6 +71,7 @@ impl Core {
         }
         (inner.status, inner.features) = (*status, *features);
         self.generation.store(*generation, Ordering::Release);
+        self.selects.restore(*selects);
         let map = self.memory.map();
         if inner.queues.iter().any(|queue| queue.is_ready() && !queue.is_valid(&map)) {
             return Err(damaged());

@@ -26,13 +26,9 @@ const QUEUE_DESC: u64 = 0x20;
 const QUEUE_DEVICE_END: u64 = 0x38;
 
 impl VirtioPci {
-    fn queue(&self) -> u16 {
-        self.queue_select.load(Ordering::Relaxed)
-    }
-
     /// Index of the selected queue's vector.
     fn queue_vector(&self) -> usize {
-        1 + usize::from(self.queue())
+        1 + usize::from(self.core.selects().queue())
     }
 
     fn vector(&self, index: usize) -> u16 {
@@ -49,13 +45,13 @@ impl VirtioPci {
 
     /// Each field is read in its own width, and those of eight bytes in halves (4.1.3.1).
     pub(super) fn read_common(&self, offset: u64, data: &mut [u8]) {
-        let core = &self.core;
-        let queue = self.queue();
+        let (core, selects) = (&self.core, self.core.selects());
+        let queue = selects.queue();
         let value = match (offset, data.len()) {
-            (DEVICE_FEATURE_SELECT, 4) => self.device_feature_select.load(Ordering::Relaxed),
-            (DEVICE_FEATURE, 4) => core.device_features(self.device_feature_select.load(Ordering::Relaxed)),
-            (DRIVER_FEATURE_SELECT, 4) => self.driver_feature_select.load(Ordering::Relaxed),
-            (DRIVER_FEATURE, 4) => core.driver_features(self.driver_feature_select.load(Ordering::Relaxed)),
+            (DEVICE_FEATURE_SELECT, 4) => selects.device_features(),
+            (DEVICE_FEATURE, 4) => core.device_features(selects.device_features()),
+            (DRIVER_FEATURE_SELECT, 4) => selects.driver_features(),
+            (DRIVER_FEATURE, 4) => core.driver_features(selects.driver_features()),
             (CONFIG_MSIX_VECTOR, 2) => self.vector(0).into(),
             (NUM_QUEUES, 2) => core.queue_count().into(),
             (DEVICE_STATUS, 1) => core.status().into(),
@@ -81,15 +77,15 @@ impl VirtioPci {
     }
 
     pub(super) fn write_common(&self, offset: u64, data: &[u8]) {
-        let core = &self.core;
-        let queue = self.queue();
+        let (core, selects) = (&self.core, self.core.selects());
+        let queue = selects.queue();
         match *data {
             [byte] if offset == DEVICE_STATUS => core.set_status(byte),
             [low, high] => {
                 let value = u16::from_le_bytes([low, high]);
                 match offset {
                     CONFIG_MSIX_VECTOR => self.set_vector(0, value),
-                    QUEUE_SELECT => self.queue_select.store(value, Ordering::Relaxed),
+                    QUEUE_SELECT => selects.select_queue(value),
                     QUEUE_SIZE => core.set_queue_size(queue, value),
                     QUEUE_MSIX_VECTOR => self.set_vector(self.queue_vector(), value),
                     // It cannot be taken back but by a reset (4.1.4.3.2).
@@ -100,10 +96,10 @@ impl VirtioPci {
             [a, b, c, d] => {
                 let value = u32::from_le_bytes([a, b, c, d]);
                 match offset {
-                    DEVICE_FEATURE_SELECT => self.device_feature_select.store(value, Ordering::Relaxed),
-                    DRIVER_FEATURE_SELECT => self.driver_feature_select.store(value, Ordering::Relaxed),
+                    DEVICE_FEATURE_SELECT => selects.select_device_features(value),
+                    DRIVER_FEATURE_SELECT => selects.select_driver_features(value),
                     DRIVER_FEATURE => {
-                        core.set_driver_features(self.driver_feature_select.load(Ordering::Relaxed), value);
+                        core.set_driver_features(selects.driver_features(), value);
                     }
                     QUEUE_DESC..QUEUE_DEVICE_END if offset.is_multiple_of(4) => {
                         let area = match (offset - QUEUE_DESC) / 8 {
