@@ -1,5 +1,6 @@
 //! `cargo xtask`: builds, runs, tests and measures Jiffy. One file per task.
 
+use std::panic;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -35,6 +36,12 @@ enum Task {
 }
 
 fn main() -> ExitCode {
+    let usual = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        if !reader_is_gone(panic.payload_as_str().unwrap_or_default()) {
+            usual(panic);
+        }
+    }));
     let cli = Cli::parse();
     let done = Ctx::new(&cli.global).and_then(|ctx| match cli.task {
         Task::Bench(args) => tasks::bench::run(&ctx, &args),
@@ -54,4 +61,10 @@ fn main() -> ExitCode {
         eprintln!("xtask: {error:#}");
         ExitCode::from(ctx::FAILED)
     })
+}
+
+/// Whether this panic is that of `println!` whose reader has seen enough (`| head`). That ends us, with all that runs for
+/// us, but is nobody's fault.
+fn reader_is_gone(panic: &str) -> bool {
+    panic.starts_with("failed printing to std") && panic.contains("Broken pipe")
 }

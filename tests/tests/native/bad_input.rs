@@ -100,11 +100,29 @@ const CASES: &[Case] = &[
     ("descriptor_closed", &["--kernel", "fd:77"], &["fd:77"]),
 ];
 
-/// How `/dev/kvm` can be missing: a case's name, a shell's line that makes it so before it executes its arguments,
-/// and what the one line must contain.
-const WITHOUT_KVM: &[(&str, &str, &[&str])] = &[
-    ("kvm_absent", "mount -t tmpfs none /dev && exec \"$@\"", &["/dev/kvm", "modprobe"]),
-    ("kvm_is_something_else", "mount --bind /dev/null /dev/kvm && exec \"$@\"", &["/dev/kvm"]),
+/// What a host can lack: a case's name, a shell's line that makes it so before it executes its arguments, more
+/// arguments, and what the one line must contain. All of it is done by somebody who has no privileges on the host.
+const LACKING: &[(&str, &str, &[&str], &[&str])] = &[
+    ("kvm_absent", "mount -t tmpfs none /dev && exec \"$@\"", &[], &["/dev/kvm", "modprobe"]),
+    ("kvm_is_something_else", "mount --bind /dev/null /dev/kvm && exec \"$@\"", &[], &["/dev/kvm"]),
+    (
+        "net_tap_to_make",
+        "exec \"$@\"",
+        &["--net", "tap=jiffytest0"],
+        &["--net jiffytest0", "no permission", "ip tuntap"],
+    ),
+    (
+        "net_no_taps",
+        "mount -t tmpfs none /dev/net && exec \"$@\"",
+        &["--net", "tap=a"],
+        &["/dev/net/tun", "load the module tun"],
+    ),
+    (
+        "vsock_folder_not_writable",
+        "mount -t tmpfs -o ro none /mnt && exec \"$@\"",
+        &["--vsock", "cid=3,path=/mnt/s"],
+        &["--vsock", "/mnt/s", "Read-only"],
+    ),
 ];
 
 /// All runs; adds to the lab the files that they need.
@@ -144,8 +162,8 @@ pub(crate) fn runs(ctx: &Ctx, lab: &mut Lab, place: &Path) -> Result<Vec<Guest>>
         let says = &["KVM emulates guests in software", "Linux"];
         runs.push(refused("bad_input::linux_on_a_software_kvm", says).args(&["--kernel", "{bzimage}"]));
     }
-    for (name, line, says) in WITHOUT_KVM {
-        let run = refused(&format!("bad_input::{name}"), says).flag("kernel", "{mark}");
+    for (name, line, args, says) in LACKING {
+        let run = refused(&format!("bad_input::{name}"), says).flag("kernel", "{mark}").args(args);
         // In user and mount namespaces of its own: nobody else's /dev changes.
         runs.push(run.within(&["unshare", "--map-root-user", "--mount", "sh", "-c", line, "sh"]));
     }

@@ -98,7 +98,7 @@ pub enum KernelError {
     #[error("is neither a bzImage (\"HdrS\" at 0x202) nor an ELF file: give a vmlinuz or vmlinux for x86-64")]
     Unknown,
     /// A part of it lies beyond its end.
-    #[error("is cut short: {what} ends at byte {end:#x}, the file at {size:#x}; copy it again")]
+    #[error("is cut short: {what} would reach byte {end:#x}, and the file has {size:#x}; copy it again")]
     Truncated {
         /// The part.
         what: &'static str,

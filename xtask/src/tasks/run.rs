@@ -160,6 +160,10 @@ fn prepare(ctx: &Ctx, args: &Args, place: Place, folder: &Path) -> Result<Guest>
             return Ok(Guest { firmware, kernel: None });
         }
     }
+    ensure!(
+        args.exec.is_empty() || !host::root(&args.jiffy),
+        "--exec needs jiffy's initramfs, and the guest whose --cmdline names a root gets none"
+    );
     let (kernel, modules) = kernel(ctx, args.kernel.as_deref())?;
     let words: Vec<&str> = match args.exec.as_slice() {
         [] => vec!["/init", "greet"],
@@ -184,11 +188,17 @@ fn prepare(ctx: &Ctx, args: &Args, place: Place, folder: &Path) -> Result<Guest>
 fn jiffy_args(args: &Args, guest: &Guest, file: impl Fn(&Path, &str) -> String, origin: &str) -> Vec<String> {
     let mut all = vec!["run".to_owned()];
     let mut flag = |name: &str, value: String| all.extend([format!("--{name}"), value]);
-    for (name, path) in guest.files() {
+    // Who names another initrd or timeline means that one.
+    let ours = |name: &str| {
+        let given = |arg: &String| arg.strip_prefix("--").and_then(|arg| arg.split('=').next()) == Some(name);
+        !args.jiffy.iter().any(given)
+    };
+    let root = host::root(&args.jiffy);
+    for (name, path) in guest.files().filter(|(name, _)| ours(name) && !(root && *name == "initrd")) {
         flag(name, file(path, name));
     }
     flag("timeline-origin", origin.to_owned());
-    if !args.jiffy.iter().any(|arg| arg == "--timeline" || arg.starts_with("--timeline=")) {
+    if ours("timeline") {
         flag("timeline", "text".to_owned());
     }
     all.extend(args.jiffy.iter().cloned());
@@ -218,7 +228,7 @@ fn nested(ctx: &Ctx, args: &Args, guest: &Guest) -> Result<u8> {
         lab.modules.push("tun".to_owned());
     }
     let plug = host::plug(&taps);
-    let args = &Args { jiffy: host::images(&args.jiffy, &mut lab)?, ..args.clone() };
+    let args = &Args { jiffy: host::files(&host::images(&args.jiffy, &mut lab)?, &mut lab)?, ..args.clone() };
     let words = plug.into_iter().chain(std::iter::once("{jiffy}".to_owned())).chain(jiffy_args(
         args,
         guest,
@@ -302,5 +312,14 @@ mod tests {
         assert_eq!(nested.join(" "), expected);
         let native = jiffy_args(&args, &guest, |path, _| path.display().to_string(), "7");
         assert_eq!(native[..7].join(" "), "run --firmware rom --kernel vmlinux --initrd cpio");
+        let jiffy = ["--initrd", "other"].map(str::to_owned).to_vec();
+        let other = jiffy_args(&Args { jiffy, ..args.clone() }, &guest, |_, name| name.to_owned(), "7");
+        assert_eq!(
+            other.join(" "),
+            "run --firmware firmware --kernel kernel --timeline-origin 7 --timeline text --initrd other"
+        );
+        let jiffy = vec!["--cmdline=root=/dev/vda".to_owned()];
+        let root = jiffy_args(&Args { jiffy, ..args }, &guest, |_, name| name.to_owned(), "7");
+        assert!(!root.contains(&"--initrd".to_owned()), "{root:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! What `jiffy` is to use of this host, as far as the nested lab can have it: taps of its own, copies of images.
+//! What `jiffy` is to use of this host, as far as the nested lab can have it: taps of its own, copies of files.
 
 use std::path::{Path, PathBuf};
 
@@ -31,6 +31,12 @@ pub fn taps(jiffy: &[String]) -> Vec<&str> {
     named.filter(|tap| !tap.starts_with("fd:")).collect()
 }
 
+/// Whether the command line that the guest gets names a root. The initramfs made here would come before that.
+pub fn root(jiffy: &[String]) -> bool {
+    let lines = values(jiffy, &["--cmdline"]).into_iter().map(|(at, from)| &jiffy[at][from..]);
+    lines.flat_map(str::split_whitespace).any(|word| word.starts_with("root="))
+}
+
 /// Words that make the taps in the lab, and then run what follows: the lab is 10.0.N.1 in the network of tap number N,
 /// counted from 0.
 pub fn plug(taps: &[&str]) -> Vec<String> {
@@ -44,6 +50,33 @@ pub fn plug(taps: &[&str]) -> Vec<String> {
     };
     let script: String = taps.iter().enumerate().map(make).collect();
     ["sh", "-c", &format!("{script}exec \"$@\""), "sh"].map(str::to_owned).to_vec()
+}
+
+/// Gives the lab copies of the other files that `jiffy` is to read, and returns the words for `jiffy` with their paths
+/// there.
+pub fn files(jiffy: &[String], lab: &mut Lab) -> Result<Vec<String>> {
+    let mut words = jiffy.to_vec();
+    // The file is all of a value, or one option in it.
+    let whole = values(jiffy, &["--initrd"]).into_iter().map(|place| (place, ""));
+    let option = values(jiffy, &["--module", "--fw-cfg"]).into_iter().map(|place| (place, "file="));
+    for (number, ((at, from), before)) in whole.chain(option).enumerate() {
+        let (flag, value) = jiffy[at].split_at(from);
+        let options: Vec<&str> = if before.is_empty() { vec![value] } else { value.split(',').collect() };
+        let mut copied = Vec::new();
+        for text in options {
+            match text.strip_prefix(before) {
+                Some(path) if !path.starts_with("fd:") => {
+                    ensure!(Path::new(path).is_file(), "{path}: no such file");
+                    let name = format!("file{number}");
+                    lab.file(&name, Path::new(path));
+                    copied.push(format!("{before}{{{name}}}"));
+                }
+                _ => copied.push(text.to_owned()),
+            }
+        }
+        words[at] = format!("{flag}{}", copied.join(","));
+    }
+    Ok(words)
 }
 
 /// Gives the lab copies of the images that `jiffy` is to use, and returns the words for `jiffy` with their paths there.
@@ -179,5 +212,35 @@ mod tests {
         assert_eq!(lab.memory_mib, memory + 12);
         let error = images(&words(&["--disk", "path=/no/such"]), &mut lab).unwrap_err();
         assert!(error.to_string().contains("/no/such"), "{error}");
+    }
+    #[test]
+    fn a_root_is_named() {
+        assert!(root(&words(&["--cmdline", "quiet root=/dev/vda rw"])));
+        assert!(root(&words(&["--cmdline=root=/dev/vda"])));
+        assert!(!root(&words(&["--disk", "path=root=x", "--cmdline", "xroot=/dev/vda"])));
+    }
+
+    #[test]
+    fn other_files_are_copied() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("a,b");
+        std::fs::write(&path, "text").unwrap();
+        let plain = place.path().join("plain");
+        std::fs::write(&plain, "text").unwrap();
+        let mut lab = Lab::new(Way::Native);
+        let given = words(&[
+            "--initrd",
+            path.to_str().unwrap(),
+            &format!("--module=cmdline=x y,file={}", plain.display()),
+            "--fw-cfg",
+            "name=opt/a,string=file",
+            "--module",
+            "file=fd:3",
+        ]);
+        let found = files(&given, &mut lab).unwrap();
+        assert_eq!(found[1..3], ["{file0}", "--module=cmdline=x y,file={file1}"]);
+        assert_eq!(found[3..], given[3..]);
+        let error = files(&words(&["--module", "file=/no/such"]), &mut lab).unwrap_err();
+        assert_eq!(error.to_string(), "/no/such: no such file");
     }
 }

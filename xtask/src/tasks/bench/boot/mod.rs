@@ -31,7 +31,8 @@ pub struct Args {
     )]
     kernel: Vec<PathBuf>,
     /// The guest's RAM, in MiB
-    #[arg(long, value_name = "MIB", value_delimiter = ',', default_values_t = [128, 512, 2048])]
+    #[arg(long, value_name = "MIB", value_delimiter = ',', default_values_t = [128, 512, 2048],
+          value_parser = clap::value_parser!(u32).range(1..))]
     memory: Vec<u32>,
     /// How many functions are shown of each kernel's boot, those that take most; 0 leaves them out
     #[arg(long, value_name = "N", default_value_t = 12)]
