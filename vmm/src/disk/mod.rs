@@ -1,6 +1,7 @@
 //! Disk images: what a block device reads and writes. Raw files and block devices, qcow2, overlays.
 
 mod error;
+mod fixed;
 mod lock;
 mod open;
 mod qcow2;
@@ -14,8 +15,9 @@ mod uring;
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
-use crate::memory::Slice;
+use crate::memory::{Map, Slice};
 
 pub use error::Error;
 pub use open::{Chain, Opened, open};
@@ -80,6 +82,9 @@ pub enum Operation<'a> {
 pub trait Backend: Send {
     /// What the disk looks like.
     fn geometry(&self) -> Geometry;
+
+    /// The memory that operations will be on, and which may help to prepare them; they may be on other memory as well.
+    fn prepare(&mut self, _memory: &Arc<Map>) {}
 
     /// Begins an operation, and brings it to its end where that can be had at once. `None`: it goes on, and
     /// [`Backend::completed`] will name `id`. The memory that it uses must stay until then.

@@ -5,13 +5,15 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::Arc;
 
 use io_uring::{IoUring, opcode, squeue, types};
 use libc::iovec;
 
+use super::fixed::Fixed;
 use super::segments::Segments;
 use super::{Backend, Geometry, Operation, Raw};
-use crate::memory::Slice;
+use crate::memory::{Map, Slice};
 
 /// Entries of the ring; the device starts no more at once.
 const ENTRIES: u32 = 256;
@@ -23,6 +25,10 @@ pub struct Uring {
     cached: bool,
     /// There when it is first needed: a disk of which all is in the page cache never needs it.
     ring: Option<IoUring>,
+    /// What is registered with the ring before its first operation.
+    memory: Option<Arc<Map>>,
+    /// What was.
+    fixed: Option<Fixed>,
     running: Vec<Option<Transfer>>,
     ended: VecDeque<(u16, io::Result<()>)>,
 }
@@ -47,15 +53,19 @@ enum Kind {
 impl Uring {
     /// The image `raw`, which the page cache has if `cached`.
     pub fn new(raw: Raw, cached: bool) -> Self {
-        Self { raw, cached, ring: None, running: Vec::new(), ended: VecDeque::new() }
+        let (ring, memory, fixed) = (None, None, None);
+        Self { raw, cached, ring, memory, fixed, running: Vec::new(), ended: VecDeque::new() }
     }
 
     /// Makes the ring if it is not there yet. The error is what a kernel says that has no io_uring, or does not let us.
-    pub fn ring(&mut self) -> io::Result<&mut IoUring> {
+    pub fn ring(&mut self) -> io::Result<()> {
         if self.ring.is_none() {
             self.ring = Some(IoUring::builder().setup_clamp().build(ENTRIES)?);
         }
-        self.ring.as_mut().ok_or_else(|| io::ErrorKind::Unsupported.into())
+        if let (Some(ring), Some(map)) = (&self.ring, self.memory.take()) {
+            self.fixed = Fixed::register(ring, map).ok();
+        }
+        Ok(())
     }
 
     /// Reads what the page cache has; what is left is read in the background.
@@ -73,9 +83,10 @@ impl Uring {
     }
 
     fn begin(&mut self, id: u16, transfer: Transfer) -> Option<io::Result<()>> {
-        let entry = entry(&self.raw, &transfer).user_data(id.into());
+        let made = self.ring();
+        let entry = entry(&self.raw, &transfer, self.fixed.as_ref()).user_data(id.into());
         // Without io_uring it is waited for.
-        let Ok(ring) = self.ring() else { return Some(self.finish(transfer)) };
+        let (Ok(()), Some(ring)) = (made, &mut self.ring) else { return Some(self.finish(transfer)) };
         loop {
             // SAFETY: the segments are kept below, and their memory by the caller, until the operation has ended.
             if unsafe { ring.submission().push(&entry) }.is_ok() {
@@ -139,6 +150,13 @@ impl Backend for Uring {
         self.raw.geometry()
     }
 
+    fn prepare(&mut self, memory: &Arc<Map>) {
+        // Who has asked for the page cache seldom waits for the disk.
+        if !self.cached && self.fixed.is_none() {
+            self.memory = Some(Arc::clone(memory));
+        }
+    }
+
     fn start(&mut self, id: u16, operation: &Operation<'_>) -> Option<io::Result<()>> {
         match *operation {
             // What is copied first, is copied at once.
@@ -200,10 +218,23 @@ impl Drop for Uring {
     }
 }
 
-fn entry(raw: &Raw, transfer: &Transfer) -> squeue::Entry {
+fn entry(raw: &Raw, transfer: &Transfer, fixed: Option<&Fixed>) -> squeue::Entry {
     let Transfer { segments, offset, kind } = transfer;
     let (fd, rest) = (types::Fd(raw.as_raw_fd()), segments.rest());
     let (list, count) = (rest.as_ptr().cast::<iovec>(), rest.len() as u32);
+    if let [piece] = rest
+        && let Some(index) = fixed.and_then(|fixed| fixed.index(piece))
+    {
+        let (start, len) = (piece.iov_base.cast::<u8>(), piece.iov_len as u32);
+        match *kind {
+            Kind::Read => return opcode::ReadFixed::new(fd, start, len, index).offset(*offset).build(),
+            Kind::Write { durable } => {
+                let entry = opcode::WriteFixed::new(fd, start, len, index).offset(*offset);
+                return entry.rw_flags(if durable { libc::RWF_DSYNC } else { 0 }).build();
+            }
+            Kind::Flush => {}
+        }
+    }
     match *kind {
         Kind::Read => opcode::Readv::new(fd, list, count).offset(*offset).build(),
         Kind::Write { durable } => {

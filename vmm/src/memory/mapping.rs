@@ -16,6 +16,7 @@ pub const HUGE_PAGE: usize = 2 << 20;
 pub struct Mapping {
     addr: *mut c_void,
     len: usize,
+    populated: bool,
 }
 
 // SAFETY: a mapping belongs to the process, not to a thread.
@@ -42,13 +43,13 @@ impl Mapping {
                 flags & MapFlags::NORESERVE | MapFlags::PRIVATE,
             )
         }?;
-        let reservation = Self { addr: start, len: reserved };
+        let reservation = Self { addr: start, len: reserved, populated: false };
         let head = start.addr().next_multiple_of(align) - start.addr();
         let aligned = Self::at(start.wrapping_byte_add(head), len, flags | MapFlags::FIXED, file)?;
         std::mem::forget(reservation);
         let tail = start.wrapping_byte_add(head + len);
         for (addr, len) in [(start, head), (tail, align - head)] {
-            drop(Self { addr, len });
+            drop(Self { addr, len, populated: false });
         }
         Ok(aligned)
     }
@@ -60,13 +61,25 @@ impl Mapping {
         // SAFETY: as above.
         let of_file = |file| unsafe { mmap(addr, len, access, flags, file, 0) };
         let addr = file.map_or_else(anonymous, of_file)?;
-        Ok(Self { addr, len })
+        Ok(Self { addr, len, populated: flags.contains(MapFlags::POPULATE) })
     }
 
     /// Address of the first byte.
     #[must_use]
     pub fn as_ptr(&self) -> *mut u8 {
         self.addr.cast()
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.len
+    }
+
+    /// Whether all of its pages were had when it was made.
+    #[must_use]
+    pub fn is_populated(&self) -> bool {
+        self.populated
     }
 
     /// Asks for transparent huge pages.

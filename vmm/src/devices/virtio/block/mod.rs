@@ -197,6 +197,7 @@ impl VirtioDevice for Block {
     }
 
     fn activate(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
+        self.disk.prepare(cx.memory());
         self.watch_disk(cx);
         if let Some(limiter) = &self.options.limiter {
             let _ = cx.watch(limiter, LIMITER, EventSet::IN | EventSet::EDGE_TRIGGERED);
