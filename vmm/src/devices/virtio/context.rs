@@ -13,18 +13,28 @@ use crate::memory::Map;
 
 /// Rings and guest memory.
 pub struct Rings<'a> {
-    pub(super) memory: &'a Arc<Map>,
-    pub(super) queues: &'a mut [Queue],
+    memory: &'a Arc<Map>,
+    queues: &'a mut [Queue],
     /// The ring that was used last.
-    pub(super) areas: Option<(u16, Areas<'a>)>,
-    pub(super) features: u64,
-    pub(super) transport: &'a dyn Transport,
-    pub(super) doorbells: &'a [Arc<EventFd>],
+    areas: Option<(u16, Areas<'a>)>,
+    features: u64,
+    transport: &'a dyn Transport,
+    doorbells: &'a [Arc<EventFd>],
     /// The configuration space has changed.
     pub(super) config_changed: bool,
 }
 
 impl<'a> Rings<'a> {
+    pub(super) fn new(
+        memory: &'a Arc<Map>,
+        queues: &'a mut [Queue],
+        features: u64,
+        transport: &'a dyn Transport,
+        doorbells: &'a [Arc<EventFd>],
+    ) -> Self {
+        Self { memory, queues, areas: None, features, transport, doorbells, config_changed: false }
+    }
+
     /// The feature bits that were negotiated.
     #[must_use]
     pub fn features(&self) -> u64 {

@@ -307,15 +307,8 @@ impl Core {
         call: impl FnOnce(&mut dyn VirtioDevice, &mut Context<'_>) -> Result<(), Error>,
     ) {
         let map = self.memory.map();
-        let rings = Rings {
-            memory: &map,
-            queues: &mut inner.queues,
-            areas: None,
-            features: inner.features,
-            transport: self.transport.as_ref(),
-            doorbells: &self.doorbells,
-            config_changed: false,
-        };
+        let (transport, doorbells) = (self.transport.as_ref(), &self.doorbells);
+        let rings = Rings::new(&map, &mut inner.queues, inner.features, transport, doorbells);
         let descriptors = descriptors.map(|descriptors| descriptors as &mut dyn Descriptors);
         let mut context = Context { rings, descriptors, watched: &mut inner.watched };
         let result = call(inner.device.as_mut(), &mut context);
