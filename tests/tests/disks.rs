@@ -180,6 +180,29 @@ fn tuned() -> Vec<Guest> {
                 .says(DONE),
         );
     }
+    // Discarding in an overlay hides what its base has; the guest sees how large a sector is, and that there is no cache.
+    all.push(
+        Guest::new("fast::overlay_of_a_base_with_data")
+            .flag("kernel", "{fast}")
+            .flag("disk", "path={ext4},overlay=tmp")
+            .flag("disk", "path={erofs},overlay=tmp,cache=writethrough,physical-block-size=4096")
+            .kernel_words("root=/dev/vda rootfstype=ext4 rw init=/sbin/init")
+            .shell(
+                "mdev -s; cd /sys/block/vdb/queue; cat write_cache physical_block_size; \
+                 bytes() { echo 3 > /proc/sys/vm/drop_caches; dd if=/dev/vdb bs=64k skip=$1 count=1 2>/dev/null | tr -d '\\0' | wc -c; }; \
+                 [ $(bytes 0) -gt 0 ] && [ $(bytes 1) -gt 0 ] && echo base has data; blkdiscard -l 65536 /dev/vdb; \
+                 echo left $(bytes 0); [ $(bytes 1) -gt 0 ] && echo the rest is there; \
+                 dd if=/proc/cmdline of=/dev/vdb conv=fsync,notrunc 2>/dev/null; \
+                 echo 3 > /proc/sys/vm/drop_caches; grep -c root=/dev/vda /dev/vdb; echo guest: done",
+            )
+            .says("write through")
+            .says("4096")
+            .says("base has data")
+            .says("left 0")
+            .says("the rest is there")
+            .says("1")
+            .says(DONE),
+    );
     // Disks that the kernel's command line names; ACPI has but the device that is to be found through it.
     all.push(
         Guest::new("fast::mmio_cmdline")
@@ -227,7 +250,22 @@ fn ends() -> Vec<Guest> {
             .says("still reads")
             .says(DONE)
     };
+    // It says by its first bytes when the file may become shorter.
+    let shorter = "cp {blank} /tmp/shorter; \"$@\" & vm=$!; \
+        until head -c 2 /tmp/shorter | grep -q go; do kill -0 $vm || exit; sleep 0.1; done; \
+        truncate -s 1M /tmp/shorter; wait $vm";
     vec![
+        linux("ends::shorter")
+            .within(&["/bin/sh", "-c", shorter, "sh"])
+            .flag("disk", "path=/tmp/shorter")
+            .shell(
+                "until [ -b /dev/vda ]; do sleep 0.1; done; echo go | dd of=/dev/vda conv=fsync,notrunc 2>/dev/null; \
+                 while dd if=/dev/vda of=/dev/null bs=64k skip=64 count=1 2>/dev/null; do echo 3 > /proc/sys/vm/drop_caches; done; \
+                 echo the end is gone; dd if=/dev/vda of=/dev/null bs=64k count=1 2>/dev/null && echo still reads; echo guest: done",
+            )
+            .says("the end is gone")
+            .says("still reads")
+            .says(DONE),
         fails(
             "full",
             "mkdir -p /tmp/small; mount -t tmpfs -o size=1m tmpfs /tmp/small; truncate -s 8M /tmp/small/disk;",

@@ -63,7 +63,7 @@ fn run(spec: &VmSpec, start: Stamp) -> u8 {
     let on = spec.timeline != TimelineMode::Off || spec.result.is_some();
     let timeline = Arc::new(Timeline::new(HostClock, start, spec.timeline_origin, on));
     timeline.step(Step::ConfigRead);
-    let report = control::launch(spec, &timeline);
+    let report = control::launch(spec, &timeline, drop);
     if report.console_lost > 0 {
         let lost = report.console_lost;
         say(format_args!(

@@ -73,6 +73,12 @@ pub fn wire(ctx: &Ctx) -> PathBuf {
     ctx.target.join(TARGET).join("jiffy/wire")
 }
 
+/// Where `pauser` is, which runs a guest as the VMM does and pauses it; as the agent.
+#[must_use]
+pub fn pauser(ctx: &Ctx) -> PathBuf {
+    ctx.target.join(TARGET).join("jiffy/pauser")
+}
+
 /// The ELF file that the ROM is cut from.
 #[must_use]
 pub fn firmware_elf(ctx: &Ctx) -> PathBuf {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Running, Signals};
+use super::{Handle, Running, Signals};
 use crate::boot::{self, BootState, Input};
 use crate::config::{ConsoleSpec, FileRef, Protocol, VmSpec};
 use crate::devices::console::{InputPump, OutputPump, Terminal};
@@ -77,11 +77,11 @@ pub struct Report {
     pub timeline: crate::timeline::Report,
 }
 
-/// Runs a VM, and writes `--result`.
-pub fn launch(spec: &VmSpec, timeline: &Arc<Timeline>) -> Report {
+/// Runs a VM, and writes `--result`. `started` gets what commands can be sent through, once the guest runs.
+pub fn launch(spec: &VmSpec, timeline: &Arc<Timeline>, started: impl FnOnce(Handle)) -> Report {
     let mut console_lost = 0;
     let mut result = None;
-    let ended = run(spec, timeline, &mut result, &mut console_lost);
+    let ended = run(spec, timeline, started, &mut result, &mut console_lost);
     timeline.step(Step::VmDestroyed);
     let (outcome, error) = match ended {
         Ok(outcome) => (Some(outcome), None),
@@ -105,6 +105,7 @@ fn write_result(mut file: &File, report: &Report) -> std::io::Result<()> {
 fn run(
     spec: &VmSpec,
     timeline: &Arc<Timeline>,
+    started: impl FnOnce(Handle),
     result: &mut Option<File>,
     console_lost: &mut u64,
 ) -> Result<Outcome, Error> {
@@ -149,6 +150,7 @@ fn run(
         sources.push(Box::new(InputPump::new(port, console.clone(), end).map_err(system("console input"))?));
     }
     running.serve(sources)?;
+    started(running.handle());
     let outcome = running.run(Some(&signals))?;
     drop(terminal);
     *console_lost = console.lost();

@@ -28,6 +28,7 @@ pub fn run(ctx: &Ctx, args: &Args) -> Result<ExitCode> {
     build::tools(ctx)?;
     build::unikernels(ctx)?;
     build::wire(ctx)?;
+    build::pauser(ctx)?;
     qemu::find(ctx)?;
     let kernel = Kernel::debian(ctx)?;
     kernel.vmlinux(ctx)?;

@@ -105,6 +105,12 @@ pub fn wire(ctx: &Ctx) -> Result<()> {
     cargo_build(ctx, &WIRE).map(|_| ())
 }
 
+/// Builds the program that tests run in place of the VMM, to pause guests; as wire.
+pub fn pauser(ctx: &Ctx) -> Result<()> {
+    let _step = ctx.step("Building pauser");
+    cargo_build(ctx, &PAUSER).map(|_| ())
+}
+
 /// A program and how it is built.
 struct Program {
     package: &'static str,
@@ -124,6 +130,9 @@ const AGENT: Program =
     Program { package: "agent", bin: "lab-agent", profile: "jiffy", features: None, flags: STATIC };
 const WIRE: Program =
     Program { package: "wire", bin: "wire", profile: "jiffy", features: None, flags: STATIC };
+/// As the VMM is built, so that they share what both have of cargo's folder.
+const PAUSER: Program =
+    Program { package: "pauser", bin: "pauser", profile: "jiffy", features: None, flags: STATIC };
 const FLOOR: Program =
     Program { package: "floor", bin: "floor", profile: "jiffy", features: None, flags: STATIC };
 const STOPWATCH: Program =

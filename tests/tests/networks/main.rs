@@ -1,6 +1,9 @@
 //! Linux on networks and sockets: streams both ways through taps, passt and vsock, many at once, and resets with streams
 //! open. A small program, `wire`, is at both ends and checks every byte.
 
+mod passt;
+mod pauses;
+
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
@@ -34,6 +37,9 @@ fn trials(ctx: &Ctx, place: &Path) -> Result<Vec<Trial>> {
     let mut guests = vec![tap("debian", "mmio", ["{kernel}", "{initrd}"])];
     if suite::fast(ctx, &mut lab)? {
         guests.extend(both_transports("fast", ["{fast}", "{bare}"]));
+        guests.push(tap_comes_back(["{fast}", "{bare}"]));
+        guests.push(passt::guest(["{fast}", "{bare}"]));
+        guests.extend(["mmio", "pci"].map(|transport| pauses::guest(transport, ["{fast}", "{bare}"])));
     }
     suite::guests(ctx, lab, guests)
 }
@@ -54,6 +60,8 @@ fn lab(ctx: &Ctx, place: &Path) -> Result<Lab> {
     let blank = place.join("blank");
     fs::write(&blank, vec![0; 8 << 20])?;
     lab.modules.push("tun".to_owned());
+    passt::files(ctx, &mut lab)?;
+    lab.file("pauser", &built::pauser(ctx));
     lab.file("blank", &blank);
     lab.file("kernel", &kernel.vmlinux(ctx)?).file("wire", &wire);
     Ok(lab)
@@ -68,7 +76,7 @@ fn linux(name: &str, [kernel, initrd]: [&str; 2], calls: &str) -> Guest {
         .flag("kernel", kernel)
         .flag("initrd", initrd)
         .flag("cpus", "2")
-        .flag("net", "tap=tap0,mac=02:00:00:00:00:02")
+        .flag("net", "tap=tap0,mac=02:00:00:00:00:02,mtu=1400")
         .flag("vsock", "cid=3,path={out}/v")
 }
 
@@ -94,9 +102,10 @@ fn tap(set: &str, transport: &str, boot: [&str; 2]) -> Guest {
     .shell(&format!(
         "{GUEST} for what in 'give 4000000' 'take 5000000' 'round 1400 50' half; do \
                  wire call tcp:10.0.0.1:5000 $what; done; wire call udp:10.0.0.1:5001 round 64 100; \
-                 wire call vsock:2:5000 round 64 30; cat /sys/class/net/eth0/address; wire wait vsock:4294967295:6000 && echo guest: done"
+                 wire call vsock:2:5000 round 64 30; cat /sys/class/net/eth0/address /sys/class/net/eth0/mtu; wire wait vsock:4294967295:6000 && echo guest: done"
     ))
     .says("02:00:00:00:00:02")
+    .says("1400")
     .says("wire: give 4000000 ok")
     .says("wire: take 5000000 ok")
     .says("wire: round 1400 50 ok")
@@ -169,6 +178,29 @@ fn everything(set: &str, transport: &str, [kernel, initrd]: [&str; 2]) -> Guest 
         .says(DONE)
 }
 
+/// For a guest: waits until its link is up (1) or down (0), and says so.
+fn carrier(state: u8) -> String {
+    format!("until grep -q {state} /sys/class/net/eth0/carrier; do sleep 0.1; done; echo link {state}")
+}
+
+/// A tap that is deleted while the guest runs, and made again.
+fn tap_comes_back(boot: [&str; 2]) -> Guest {
+    let calls = "{wire} wait unix:{out}/v_6000; ip link delete tap0; {wire} wait unix:{out}/v_6001; \
+        tunctl -t tap0 >/dev/null; ip address add 10.0.0.1/24 dev tap0; ip link set tap0 up;";
+    let meet = |port: u16| format!("wire call vsock:2:{port} round 1 0 2>/dev/null");
+    linux("fast::tap_comes_back", boot, calls)
+        .shell(&format!(
+            "{GUEST} {up}; {}; {down}; {}; {up}; wire call tcp:10.0.0.1:5000 take 1000000; echo guest: done",
+            meet(6000),
+            meet(6001),
+            up = carrier(1),
+            down = carrier(0),
+        ))
+        .says("link 0")
+        .says("wire: take 1000000 ok")
+        .says(DONE)
+}
+
 fn both_transports(set: &str, boot: [&str; 2]) -> Vec<Guest> {
     let mut all = Vec::new();
     for transport in ["mmio", "pci"] {
@@ -181,24 +213,24 @@ fn both_transports(set: &str, boot: [&str; 2]) -> Vec<Guest> {
             guest(
                 "vsock",
                 &format!(
-                    "for what in 'give 3000000' 'take 2000000' 'round 64 100' 'many 12' half; do \
+                    "for what in 'give 3000000' 'take 2000000' 'round 64 100' 'many 200' half; do \
                      {{wire}} call unix:{{out}}/v:5000 $what | sed 's/wire/lab/' >&2; done; {STOP}"
                 ),
             )
             .shell(
                 "wire serve vsock:4294967295:5000 >/dev/null & for what in 'give 4000000' 'take 5000000' \
-                 'round 64 100' 'many 10' half; do wire call vsock:2:5000 $what; done; \
+                 'round 64 100' 'many 200' half; do wire call vsock:2:5000 $what; done; \
                  wire wait vsock:4294967295:6000 && echo guest: done",
             )
             .says("wire: give 4000000 ok")
             .says("wire: take 5000000 ok")
             .says("wire: round 64 100 ok")
-            .says("wire: many 10 ok")
+            .says("wire: many 200 ok")
             .says("wire: half ok")
             .complains("lab: give 3000000 ok")
             .complains("lab: take 2000000 ok")
             .complains("lab: round 64 100 ok")
-            .complains("lab: many 12 ok")
+            .complains("lab: many 200 ok")
             .complains("lab: half ok")
             .says(DONE),
         );
