@@ -38,7 +38,7 @@ use crate::tasks::profile::report::Tables;
 use parts::{PARTS, Part};
 
 /// Virtual time for a step: several times what it needs.
-const DEADLINE_MS: u64 = 1_500;
+const DEADLINE_MS: u64 = 2_000;
 /// Wall time for all steps: virtual time passes ten times slower, or a hundred times on a busy host.
 const ALLOWANCE: Duration = Duration::from_secs(3600);
 /// How often steps that were stuck are done again.
