@@ -9,7 +9,7 @@ use xtask::lab::StepReport;
 const CMDLINE: &str = "console=ttyS0 quiet panic=-1 reboot=k cryptomgr.notests";
 /// Many times what any guest takes: on a slow and busy host all of them have been seen to take ten times as long as else.
 /// What hangs ends here, and fails.
-const DEADLINE_MS: u64 = 240_000;
+const DEADLINE_MS: u64 = 120_000;
 /// For a guest's shell: `$p` is the device of the virtio console's port `log`. Ports are announced after the driver is up,
 /// one message after the other.
 pub const PORT: &str = "until p=$(grep -l log /sys/class/virtio-ports/*/name 2>/dev/null); do sleep 0.1; done; \

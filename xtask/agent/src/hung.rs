@@ -12,7 +12,7 @@ use rustix::process::Pid;
 /// For how long they are watched.
 const WATCHED: Duration = Duration::from_secs(1);
 
-/// A thread, from `/proc/PID/task/TID/stat`.
+/// A thread, from `/proc/PID/task/TID/stat`; `/proc/TID/stat` has the times of all of its process.
 struct Thread {
     name: String,
     state: char,
@@ -41,10 +41,11 @@ pub fn watch(group: Pid) -> String {
 
 /// The threads of a process group by their IDs. What ends meanwhile is left out.
 fn threads(group: Pid) -> BTreeMap<u32, Thread> {
-    let all = numbers(Path::new("/proc"))
-        .flat_map(|process| numbers(&Path::new("/proc").join(process.to_string()).join("task")));
-    let described =
-        all.filter_map(|id| Some((id, parse(&fs::read_to_string(format!("/proc/{id}/stat")).ok()?)?)));
+    let tasks =
+        numbers(Path::new("/proc")).map(|process| Path::new("/proc").join(process.to_string()).join("task"));
+    let all =
+        tasks.flat_map(|tasks| numbers(&tasks).map(move |id| (id, tasks.join(id.to_string()).join("stat"))));
+    let described = all.filter_map(|(id, stat)| Some((id, parse(&fs::read_to_string(stat).ok()?)?)));
     described.filter(|(_, thread)| thread.group == group.as_raw_pid()).collect()
 }
 
