@@ -129,23 +129,28 @@ const SHUFFLE: &str = "for round in 1 2; do dd if=/tmp/data of=$d bs=64k count=$
     echo 3 > /proc/sys/vm/drop_caches; dd if=$d bs=64k count=$n 2>/dev/null | cmp -n $((n * 65536)) - /tmp/data || exit; done; \
     echo $d is as it was written;";
 
-/// All kinds of devices busy at the same time, with two CPUs and two queues where there can be several.
-fn everything(set: &str, transport: &str, [kernel, initrd]: [&str; 2]) -> Guest {
-    // `jiffy` makes the tap.
-    let script = "\"$@\" & jiffy=$!; until ip address add 10.0.9.1/24 dev tap9 2>/dev/null; do \
-        kill -0 $jiffy || exit; sleep 0.1; done; \
-        {wire} serve tcp:10.0.9.1:5000 unix:{out}/v_5000 >/dev/null & wait $jiffy";
-    Guest::new(&format!("{set}::{transport}::everything_at_once"))
-        .within(&["sh", "-c", script, "sh"])
+/// A guest with devices of all kinds, two CPUs, and two queues where there can be several.
+fn full(name: &str, transport: &str, [kernel, initrd]: [&str; 2], tap: &str) -> Guest {
+    Guest::new(name)
         .flag("kernel", kernel)
         .flag("initrd", initrd)
         .flag("cpus", "2")
         .flag("transport", transport)
         .flag("disk", "path={blank},overlay=tmp,queues=2")
         .flag("pmem", "path={blank},private")
-        .flag("net", "tap=tap9,queues=2")
+        .flag("net", &format!("tap={tap},queues=2"))
         .flag("vsock", "cid=3,path={out}/v")
         .args(&["--rng"])
+}
+
+/// All devices busy at the same time.
+fn everything(set: &str, transport: &str, boot: [&str; 2]) -> Guest {
+    // `jiffy` makes the tap.
+    let script = "\"$@\" & jiffy=$!; until ip address add 10.0.9.1/24 dev tap9 2>/dev/null; do \
+        kill -0 $jiffy || exit; sleep 0.1; done; \
+        {wire} serve tcp:10.0.9.1:5000 unix:{out}/v_5000 >/dev/null & wait $jiffy";
+    full(&format!("{set}::{transport}::everything_at_once"), transport, boot, "tap9")
+        .within(&["sh", "-c", script, "sh"])
         .flag("console-device", "virtio")
         .flag("port", "name=log,file={out}/log")
         .shell(&format!(

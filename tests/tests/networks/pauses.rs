@@ -2,7 +2,7 @@
 
 use tests::Guest;
 
-use super::{DONE, SHUFFLE};
+use super::{DONE, SHUFFLE, full};
 
 /// Once all are busy (the guest says so at port 6000), the guest is paused again and again. After a hundred times it hears at
 /// port 6001 that this is enough; it checks all that it does.
@@ -12,18 +12,9 @@ const SCRIPT: &str = "shift; {pauser} {out}/busy \"$@\" 2>{out}/said & vm=$!; \
     until grep -q pauses {out}/said; do kill -0 $vm || break; sleep 0.1; done; \
     {wire} serve unix:{out}/v_6001 >/dev/null & wait $vm; code=$?; cat {out}/said >&2; exit $code";
 
-pub fn guest(transport: &str, [kernel, initrd]: [&str; 2]) -> Guest {
-    Guest::new(&format!("fast::{transport}::paused_under_load"))
+pub fn guest(transport: &str, boot: [&str; 2]) -> Guest {
+    full(&format!("fast::{transport}::paused_under_load"), transport, boot, "tap8")
         .within(&["sh", "-c", SCRIPT, "sh"])
-        .flag("kernel", kernel)
-        .flag("initrd", initrd)
-        .flag("cpus", "2")
-        .flag("transport", transport)
-        .flag("disk", "path={blank},overlay=tmp,queues=2")
-        .flag("pmem", "path={blank},private")
-        .flag("net", "tap=tap8,queues=2")
-        .flag("vsock", "cid=3,path={out}/v")
-        .args(&["--rng"])
         .shell(&format!(
             "mdev -s; ip link set lo up; ifconfig eth0 10.0.8.2 netmask 255.255.255.0 up; \
              dd if=/dev/urandom of=/tmp/data bs=64k count=4 2>/dev/null; \

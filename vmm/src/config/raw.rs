@@ -132,7 +132,8 @@ pub struct RawConfig {
     ///   serial=TEXT                  serial number
     ///   physical-block-size=SIZE     what the guest had best write at once
     ///   bandwidth=RATE, ops=RATE     limits in bytes and in requests: 10M, 1M/100ms, 10M+100M
-    ///   transport=mmio|mmio-cmdline|pci           how the guest reaches it
+    ///   transport=mmio|mmio-cmdline|pci
+    ///                                how the guest reaches it
     #[arg(long, value_name = "path=FILE[,OPTION…]", help_heading = "Devices", verbatim_doc_comment,
           value_parser = pairs::parse::<DiskConfig>)]
     #[serde(default, deserialize_with = "pairs::many", skip_serializing_if = "Vec::is_empty")]
@@ -152,7 +153,8 @@ pub struct RawConfig {
     ///   rx-bandwidth=RATE, rx-ops=RATE, tx-bandwidth=RATE, tx-ops=RATE
     ///                                limits to what the guest receives and sends, in bytes and in
     ///                                frames: 10M, 1M/100ms, 10M+100M
-    ///   transport=mmio|mmio-cmdline|pci           how the guest reaches it
+    ///   transport=mmio|mmio-cmdline|pci
+    ///                                how the guest reaches it
     #[arg(long, value_name = "tap=NAME|passt=SOCKET[,OPTION…]", help_heading = "Devices", verbatim_doc_comment,
           value_parser = pairs::parse::<NetConfig>)]
     #[serde(default, deserialize_with = "pairs::many", skip_serializing_if = "Vec::is_empty")]
@@ -164,7 +166,8 @@ pub struct RawConfig {
     /// Options:
     ///   readonly                     the guest may only read
     ///   private                      what it writes is its own, and gone with the VM
-    ///   transport=mmio|mmio-cmdline|pci           how the guest reaches it
+    ///   transport=mmio|mmio-cmdline|pci
+    ///                                how the guest reaches it
     #[arg(long, value_name = "path=FILE[,OPTION…]", help_heading = "Devices", verbatim_doc_comment,
           value_parser = pairs::parse::<PmemConfig>)]
     #[serde(default, deserialize_with = "pairs::many", skip_serializing_if = "Vec::is_empty")]

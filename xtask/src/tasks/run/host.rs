@@ -213,6 +213,7 @@ mod tests {
         let error = images(&words(&["--disk", "path=/no/such"]), &mut lab).unwrap_err();
         assert!(error.to_string().contains("/no/such"), "{error}");
     }
+
     #[test]
     fn a_root_is_named() {
         assert!(root(&words(&["--cmdline", "quiet root=/dev/vda rw"])));
