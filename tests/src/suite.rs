@@ -78,18 +78,10 @@ pub fn fast(ctx: &Ctx, lab: &mut Lab) -> Result<bool> {
     Ok(true)
 }
 
-/// QEMU before 8.1 can translate code while another CPU rewrites it, and keeps what it read (mended by QEMU's commit
-/// deba78709ae8, "accel/tcg: Always lock pages before translation"). Linux rewrites branches by way of `INT3`: a CPU of a guest then
-/// meets one that has been gone for long, which it takes for a fault. It is seen about once in twenty boots with many
-/// CPUs on a busy host. Nothing else makes a kernel say this.
-fn ran_stale_code(report: &StepReport) -> bool {
-    String::from_utf8_lossy(&report.stdout).contains("Oops: int3")
-}
-
-/// QEMU delivers an interrupt twice when another thread kicks the CPU between VMRUN, which injects it, and the guest's next
-/// exit: `helper_vmrun` leaves `exception_index` set, and the main loop takes it for one that has yet to be delivered. A
-/// guest that gets it with a lock held spins with interrupts off until its deadline. It is seen about once in thirty
-/// guests with much to do. A guest that waits for what never comes does not spin.
+/// QEMU can deliver an interrupt twice: where its processor leaves the main loop between VMRUN, which injects it, and the
+/// guest's next exit, `helper_vmrun` has left `exception_index` set, and the main loop takes it for one that has yet to be
+/// delivered. A guest that gets it with a lock held spins with interrupts off until its deadline. A guest that waits for
+/// what never comes does not spin.
 fn spins(report: &StepReport) -> bool {
     let busy = |line: &str| {
         let (_, told) = line.strip_prefix("at the deadline: vcpu")?.split_once(" R, ")?;
@@ -122,14 +114,11 @@ impl Batch {
         let mut all = run(&self.guests)?;
         for (report, guest) in all.steps.iter_mut().zip(&self.guests) {
             for _ in 0..MORE_RUNS {
-                let why = if ran_stale_code(report) {
-                    "QEMU executed an instruction that was not there any more"
-                } else if spins(report) {
-                    "a vCPU spins, as after an interrupt that QEMU delivered twice"
-                } else {
+                if !spins(report) {
                     break;
-                };
-                eprintln!("{}: {why}; again", guest.name());
+                }
+                let name = guest.name();
+                eprintln!("{name}: a vCPU spins, as after an interrupt that QEMU delivered twice; again");
                 let again = run(std::slice::from_ref(guest))?;
                 *report = again.steps.into_iter().next().context("the lab has no report of it")?;
             }

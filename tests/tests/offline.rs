@@ -8,7 +8,7 @@ use tests::suite;
 use xtask::ctx::Ctx;
 use xtask::initramfs;
 use xtask::kernel::Kernel;
-use xtask::lab::{self, Lab, Way};
+use xtask::lab::{self, Lab, Way, qemu};
 use xtask::skip;
 
 /// Long enough for a lab on a slow and busy host.
@@ -71,5 +71,6 @@ fn without_network(name: &str, words: &[&str], status: u8) -> Result<Option<Stri
 fn fill_cache(ctx: &Ctx) -> Result<()> {
     Kernel::debian(ctx)?.vmlinux(ctx)?;
     initramfs::busybox(ctx)?;
+    qemu::several(ctx)?;
     Ok(())
 }

@@ -49,6 +49,8 @@ impl Lists {
         let mut options: Vec<String> =
             places.map(|(what, path)| format!("-oDir::{what}={}", path.display())).to_vec();
         options.push("-oDir::Etc::sourceparts=-".to_owned());
+        // What this host has installed is nothing to it.
+        options.push("-oDir::State::status=/dev/null".to_owned());
         Ok(Self::Suite(options))
     }
 

@@ -69,10 +69,21 @@ pub fn get(ctx: &Ctx, name: &str, depends: Option<&str>) -> Result<Package> {
     }
 }
 
+/// The package `name` of Debian's suite `suite`, from the cache if any version of it is there.
+pub fn get_from(ctx: &Ctx, suite: &str, name: &str) -> Result<Package> {
+    match cached(ctx, name)? {
+        Some(package) => Ok(package),
+        None => newest_of(ctx, Lists::suite(ctx, suite)?, name, None),
+    }
+}
+
 /// As [`get`], but looks the newest version up, whatever the cache has.
 pub fn fetch(ctx: &Ctx, name: &str, depends: Option<&str>) -> Result<Package> {
+    newest_of(ctx, Lists::Host, name, depends)
+}
+
+fn newest_of(ctx: &Ctx, lists: Lists, name: &str, depends: Option<&str>) -> Result<Package> {
     let step = ctx.step(format!("Looking {name} up"));
-    let lists = Lists::Host;
     let mut stanza = apt::show(ctx, &lists, name)?;
     if let Some(prefix) = depends {
         stanza = apt::show(ctx, &lists, &stanza.dependency(prefix)?)?;

@@ -35,7 +35,8 @@ const PASST: &str = "passt() { unshare -m sh -c 'mkdir -p /root.passt; mount -t 
 /// address, and finds the lab's loopback behind its gateway.
 ///
 /// Only the lab ends its half of a stream first: where the guest does, passt 0.0~git20230309 lets the stream hang, with
-/// QEMU as well.
+/// QEMU as well. And the guest is first to speak: passt learns its hardware address from it, and sends what opens a stream
+/// only once.
 pub fn guest([kernel, initrd]: [&str; 2]) -> Guest {
     let calls = |bytes: u32| {
         format!(
@@ -65,8 +66,8 @@ pub fn guest([kernel, initrd]: [&str; 2]) -> Guest {
         .shell(&format!(
             "ip link set lo up; ifconfig eth0 10.0.0.1 netmask 255.255.255.0 up; ip route add default via 10.0.0.2; \
              meet() {{ wire call vsock:2:$1 round 1 0 2>/dev/null; }}; \
-             wire serve tcp:10.0.0.1:5000 >/dev/null & {first}; {up}; meet 6000; {down}; meet 6001; {up}; meet 6002; \
-             {second}; until wire call vsock:2:6003 round 1 1; do :; done; echo guest: done",
+             wire serve tcp:10.0.0.1:5000 >/dev/null & {first}; {up}; meet 6000; {down}; meet 6001; {up}; \
+             {second}; meet 6002; until wire call vsock:2:6003 round 1 1; do :; done; echo guest: done",
             first = streams(4_000_001),
             second = streams(4_000_002),
             up = carrier(1),

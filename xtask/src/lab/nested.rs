@@ -33,8 +33,8 @@ const AGENT: &str = "/lab/agent";
 const WORK: &str = "/tmp";
 const CHANNEL: &str = "/dev/ttyS1";
 
-/// A lab in which nothing moves any more: all its processors spin, and its own clock with them. QEMU's emulation does
-/// that now and then on a busy host, whatever runs in the lab.
+/// A lab in which nothing moves any more: all its processors spin, and its own clock with them. Whatever runs in the lab,
+/// emulation has done that now and then (see [`qemu`](super::qemu)).
 #[derive(Debug)]
 pub(super) struct Stalled(Duration);
 

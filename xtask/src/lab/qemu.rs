@@ -17,10 +17,46 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, set_parent_process_de
 use super::{Speed, last_lines};
 use crate::apt;
 use crate::ctx::Ctx;
+use crate::debs;
+
+const PROGRAM: &str = "qemu-system-x86_64";
+/// Debian's package of it.
+const PACKAGE: &str = "qemu-system-x86";
 
 /// QEMU's program, installed if it is missing and that is possible.
 pub fn find(ctx: &Ctx) -> Result<PathBuf> {
-    apt::tool(ctx, "qemu-system-x86_64", "qemu-system-x86")
+    apt::tool(ctx, PROGRAM, PACKAGE)
+}
+
+/// From this version on QEMU emulates several processors as it should (see [`several`]).
+const SOUND: [u32; 2] = [8, 1];
+
+/// Where Debian 12 has such a version.
+const BACKPORTS: &str = "bookworm-backports";
+
+/// QEMU for a machine with several processors, had if it is missing and that is possible.
+///
+/// Versions before 8.1 can translate code while another processor rewrites it, and from then on execute what they read
+/// (mended by QEMU's commit deba78709ae8, "accel/tcg: Always lock pages before translation"). Linux rewrites branches by
+/// way of `INT3`: its processors then meet one that has been gone for long, again and again. Debian 12's is one of those,
+/// so a newer one is unpacked beside it, which uses the ROMs and libraries of the one that is installed.
+pub fn several(ctx: &Ctx) -> Result<Command> {
+    let installed = find(ctx)?;
+    let said = ctx.read(Command::new(&installed).arg("--version"))?;
+    if version(&said).is_some_and(|version| version >= SOUND) {
+        return Ok(Command::new(installed));
+    }
+    let package = debs::get_from(ctx, BACKPORTS, PACKAGE)?;
+    let mut qemu = Command::new(package.path.join("usr/bin").join(PROGRAM));
+    qemu.args(["-L", "/usr/share/qemu", "-L", "/usr/share/seabios"]);
+    Ok(qemu)
+}
+
+/// In `QEMU emulator version 7.2.22 (…`.
+fn version(said: &str) -> Option<[u32; 2]> {
+    let (_, version) = said.lines().next()?.split_once(" version ")?;
+    let mut numbers = version.split('.').map(|number| number.parse().ok());
+    Some([numbers.next()??, numbers.next()??])
 }
 
 /// Where the first serial port of a [`Machine`] reads from.
@@ -89,7 +125,10 @@ impl Machine {
     /// QEMU with the arguments for it; serial ports and other devices are the caller's to add. QEMU is installed
     /// if it is missing and that is possible.
     pub fn command(&self, ctx: &Ctx) -> Result<Command> {
-        let mut qemu = Command::new(find(ctx)?);
+        let mut qemu = match self.speed {
+            Speed::Functional if self.cpus > 1 => several(ctx)?,
+            _ => Command::new(find(ctx)?),
+        };
         qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-nic", "none"]);
         qemu.args(["-M", &self.name, "-m", &format!("{}M", self.memory_mib)]);
         let mut cmdline = self.cmdline.clone();
@@ -269,4 +308,17 @@ fn readable(fd: &impl std::os::fd::AsFd, deadline: Instant) -> Result<bool> {
     let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
     let mut fds = [PollFd::new(fd, PollFlags::IN)];
     Ok(retry_on_intr(|| poll(&mut fds, Some(&timeout)))? > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions() {
+        let of = |name: &str| version(&format!("QEMU emulator version {name}\nCopyright"));
+        assert_eq!(of("7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)"), Some([7, 2]));
+        assert!(of("10.0.2 (Debian)") >= Some(SOUND) && of("8.0.50") < Some(SOUND) && of("x") < Some(SOUND));
+        assert_eq!(version("qemu: no such option"), None);
+    }
 }

@@ -29,7 +29,7 @@ pub fn run(ctx: &Ctx, args: &Args) -> Result<ExitCode> {
     build::unikernels(ctx)?;
     build::wire(ctx)?;
     build::pauser(ctx)?;
-    qemu::find(ctx)?;
+    qemu::several(ctx)?;
     let kernel = Kernel::debian(ctx)?;
     kernel.vmlinux(ctx)?;
     initramfs::busybox(ctx)?;
