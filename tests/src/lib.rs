@@ -8,5 +8,6 @@ pub mod guest;
 pub mod payloads;
 pub mod pty;
 pub mod suite;
+pub mod took;
 
 pub use guest::{Guest, PORT};

@@ -1,6 +1,9 @@
 //! Linux on networks and sockets: streams both ways through taps, passt and vsock, many at once, and resets with streams
 //! open. A small program, `wire`, is at both ends and checks every byte.
 
+mod back_pressure;
+mod descriptors;
+mod limits;
 mod passt;
 mod pauses;
 
@@ -39,6 +42,9 @@ fn trials(ctx: &Ctx, place: &Path) -> Result<Vec<Trial>> {
         guests.extend(both_transports("fast", ["{fast}", "{bare}"]));
         guests.push(tap_comes_back(["{fast}", "{bare}"]));
         guests.push(passt::guest(["{fast}", "{bare}"]));
+        guests.push(limits::guest(["{fast}", "{bare}"]));
+        guests.push(descriptors::guest(["{fast}", "{bare}"]));
+        guests.extend(["mmio", "pci"].map(|transport| back_pressure::guest(transport, ["{fast}", "{bare}"])));
         guests.extend(["mmio", "pci"].map(|transport| pauses::guest(transport, ["{fast}", "{bare}"])));
     }
     suite::guests(ctx, lab, guests)

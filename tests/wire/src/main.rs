@@ -9,14 +9,18 @@
 //! wire call ADDRESS take BYTES          a stream back
 //! wire call ADDRESS many COUNT          so many connections at the same time
 //! wire call ADDRESS half                ends its half first, and hears the answer
+//! wire call ADDRESS hold BYTES          a stream there that is read only once it waits while others go on
 //! wire measure ADDRESS CASE…            what it takes: round:SIZE:COUNT, give:KIB or take:KIB, these unchecked
+//! wire tap NAME QUEUES COMMAND…         executes COMMAND, in which fd:* stands for so many descriptors of a tap
 //! ```
 //!
 //! Addresses are `tcp:IP:PORT`, `udp:IP:PORT`, `vsock:CID:PORT`, `unix:PATH`, and for a port of a guest `unix:PATH:PORT`.
 
 mod address;
+mod hold;
 mod measure;
 mod pattern;
+mod tap;
 
 use std::io::{Read, Write};
 use std::net::UdpSocket;
@@ -34,6 +38,9 @@ const TAKE: u8 = b't';
 /// As [`GIVE`] and [`TAKE`], of any bytes and as often as the caller asks: each time eight bytes say how many.
 const SINK: u8 = b's';
 const SOURCE: u8 = b'o';
+/// As [`GIVE`], but read only after somebody else has asked for [`READ`].
+const HOLD: u8 = b'h';
+const READ: u8 = b'r';
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -59,6 +66,7 @@ fn run(words: &[&str]) -> Result<()> {
                 ["take", bytes] => take(&address, bytes.parse()?),
                 ["many", count] => many(&address, count.parse()?),
                 ["half"] => half(&address),
+                ["hold", bytes] => hold::hold(&address, bytes.parse()?),
                 _ => bail!("unknown call: {}", rest.join(" ")),
             }?;
             println!("wire: {} ok", rest.join(" "));
@@ -70,8 +78,10 @@ fn run(words: &[&str]) -> Result<()> {
                 measure::run(&address, case).with_context(|| format!("{case} cannot be measured"))
             })
         }
+        ["tap", name, queues, words @ ..] => tap::hand_over(name, queues.parse()?, words),
         _ => bail!(
-            "serve ADDRESS…, wait ADDRESS, measure ADDRESS CASE…, or call ADDRESS round|give|take|many|half …"
+            "serve ADDRESS…, wait ADDRESS, measure ADDRESS CASE…, tap NAME QUEUES COMMAND…, \
+             or call ADDRESS round|give|take|many|half|hold …"
         ),
     }
 }
@@ -133,6 +143,11 @@ fn answer(mut stream: Box<dyn Duplex>) -> Result<()> {
         TAKE => Pattern::default().send(&mut stream, number),
         SINK => measure::sink(stream.as_mut()),
         SOURCE => measure::source(stream.as_mut()),
+        HOLD => hold::read(stream.as_mut(), number),
+        READ => {
+            hold::begin();
+            Ok(stream.write_all(b"!")?)
+        }
         other => bail!("unknown request {other}"),
     }
 }

@@ -1,5 +1,9 @@
 //! Linux on disks: file systems as roots, data that is written and read back, and what breaks under a guest.
 
+mod engines;
+mod limits;
+mod qcow2;
+
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
@@ -9,6 +13,7 @@ use libtest_mimic::Trial;
 use tests::{Guest, suite};
 use xtask::ctx::Ctx;
 use xtask::images::{self, FileSystem};
+use xtask::kernel::Kernel;
 use xtask::lab::Lab;
 
 /// What a workload says when it has come to its end.
@@ -37,12 +42,18 @@ fn trials(ctx: &Ctx, place: &Path) -> Result<Vec<Trial>> {
     let mut guests = debian();
     if suite::fast(ctx, &mut lab)? {
         guests.extend(tuned());
+        guests.push(limits::guest());
+        guests.push(engines::data("mmio", "128M"));
+        guests.push(engines::data("pci", "128M,prealloc"));
+        guests.push(engines::caches());
+        guests.push(engines::bad_blocks());
+        guests.push(qcow2::guest());
     }
     guests.extend(ends());
     suite::guests(ctx, lab, guests)
 }
 
-/// The lab has Debian's kernel, an initramfs that loads the modules, and images.
+/// The lab has Debian's kernel, an initramfs that loads the modules and one for a kernel that needs none, and images.
 fn lab(ctx: &Ctx, place: &Path) -> Result<Lab> {
     let mut lab = suite::nested_lab(ctx)?;
     lab.memory_mib = LAB_MIB;
@@ -55,6 +66,11 @@ fn lab(ctx: &Ctx, place: &Path) -> Result<Lab> {
     let blank = place.join("blank");
     fs::write(&blank, vec![0; 8 << 20])?;
     lab.file("blank", &blank);
+    let bare = place.join("bare");
+    fs::write(&bare, suite::initramfs(ctx, &Kernel::debian(ctx)?, &[])?.build()?)?;
+    lab.file("bare", &bare);
+    lab.modules.push("null_blk".to_owned());
+    qcow2::files(&mut lab, place)?;
     Ok(lab)
 }
 
