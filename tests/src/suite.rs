@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use abi::init_config::Directive;
-use agent::{Event, Status};
+use agent::Event;
 use anyhow::{Context, Result, anyhow, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 use xtask::cpio::Cpio;
@@ -18,7 +18,7 @@ use xtask::probe::{self, Level};
 use xtask::tuned::{Recipe, Variant};
 use xtask::{built, initramfs};
 
-use crate::Guest;
+use crate::{Guest, emulator};
 
 /// Last lines of a run that are shown when it fails.
 const SHOWN_LINES: usize = 40;
@@ -78,20 +78,7 @@ pub fn fast(ctx: &Ctx, lab: &mut Lab) -> Result<bool> {
     Ok(true)
 }
 
-/// QEMU can deliver an interrupt twice: where its processor leaves the main loop between VMRUN, which injects it, and the
-/// guest's next exit, `helper_vmrun` has left `exception_index` set, and the main loop takes it for one that has yet to be
-/// delivered. A guest that gets it with a lock held spins with interrupts off until its deadline. A guest that waits for
-/// what never comes does not spin.
-fn spins(report: &StepReport) -> bool {
-    let busy = |line: &str| {
-        let (_, told) = line.strip_prefix("at the deadline: vcpu")?.split_once(" R, ")?;
-        told.split(' ').next()?.parse::<u32>().ok()
-    };
-    report.status == Status::TimedOut
-        && String::from_utf8_lossy(&report.stderr).lines().filter_map(busy).any(|ms| ms >= 500)
-}
-
-/// How often such a guest is run again.
+/// How often a guest is run again that the emulator has failed.
 const MORE_RUNS: usize = 2;
 
 /// Guests that are run one after the other at one start of a lab, when the first result is asked for.
@@ -105,20 +92,22 @@ struct Batch {
 }
 
 impl Batch {
-    /// Runs the guests, and those again that the emulator failed.
+    /// Runs the guests, and those again that the emulator has failed.
     fn run(&self) -> Result<Report> {
         let run = |guests: &[Guest]| {
             let steps: Vec<_> = guests.iter().map(Guest::step).collect();
             self.lab.watch(&self.ctx, &steps, &mut progress(guests))
         };
         let mut all = run(&self.guests)?;
+        if self.lab.way == Way::Native {
+            return Ok(all);
+        }
         for (report, guest) in all.steps.iter_mut().zip(&self.guests) {
             for _ in 0..MORE_RUNS {
-                if !spins(report) {
+                let Some(why) = emulator::fault(report).filter(|_| guest.check(report).is_err()) else {
                     break;
-                }
-                let name = guest.name();
-                eprintln!("{name}: a vCPU spins, as after an interrupt that QEMU delivered twice; again");
+                };
+                eprintln!("{}: {why}; again", guest.name());
                 let again = run(std::slice::from_ref(guest))?;
                 *report = again.steps.into_iter().next().context("the lab has no report of it")?;
             }
@@ -209,34 +198,4 @@ pub fn run(trials: impl FnOnce(&Ctx, &Path) -> Result<Vec<Trial>>) -> ExitCode {
 fn fail(why: &str) -> ExitCode {
     eprintln!("the suite cannot be run: {why}");
     ExitCode::FAILURE
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-    use std::time::Duration;
-
-    use super::*;
-
-    #[test]
-    fn who_spins_does_not_wait() {
-        let with = |status, stderr: &str| StepReport {
-            name: String::new(),
-            status,
-            stdout: Vec::new(),
-            stderr: stderr.into(),
-            files: BTreeMap::new(),
-            started_ns: 0,
-            ended_ns: 0,
-            cpu: Duration::ZERO,
-        };
-        let line =
-            |thread: &str, rest: &str| format!("at the deadline: {thread} (7) {rest} ms busy in a second\n");
-        let waits = [line("vcpu0", "S, 20"), line("devices", "R, 1000")].concat();
-        assert!(!spins(&with(Status::TimedOut, &waits)));
-        assert!(!spins(&with(Status::TimedOut, &line("vcpu0", "R, 30"))));
-        let spinning = [waits, line("vcpu1", "R, 1000")].concat();
-        assert!(spins(&with(Status::TimedOut, &spinning)));
-        assert!(!spins(&with(Status::Exited(1), &spinning)));
-    }
 }

@@ -86,6 +86,10 @@ fn linux(name: &str, [kernel, initrd]: [&str; 2], calls: &str) -> Guest {
         .flag("vsock", "cid=3,path={out}/v")
 }
 
+/// Defines `meet N`, which waits until the guest calls at port N, or is no more.
+const MEET: &str = "meet() { {wire} wait unix:{out}/v_$1 & call=$!; \
+    while kill -0 $call && kill -0 $jiffy; do sleep 0.1; done 2>/dev/null; }; ";
+
 /// Ends the guest's wait for the lab.
 const STOP: &str = "{wire} call unix:{out}/v:6000 round 1 0;";
 
@@ -196,10 +200,10 @@ fn carrier(state: u8) -> String {
 
 /// A tap that is deleted while the guest runs, and made again.
 fn tap_comes_back(boot: [&str; 2]) -> Guest {
-    let calls = "{wire} wait unix:{out}/v_6000; ip link delete tap0; {wire} wait unix:{out}/v_6001; \
+    let calls = "meet 6000; ip link delete tap0; meet 6001; \
         tunctl -t tap0 >/dev/null; ip address add 10.0.0.1/24 dev tap0; ip link set tap0 up;";
     let meet = |port: u16| format!("wire call vsock:2:{port} round 1 0 2>/dev/null");
-    linux("fast::tap_comes_back", boot, calls)
+    linux("fast::tap_comes_back", boot, &format!("{MEET}{calls}"))
         .shell(&format!(
             "{GUEST} {up}; {}; {down}; {}; {up}; wire call tcp:10.0.0.1:5000 take 1000000; echo guest: done",
             meet(6000),

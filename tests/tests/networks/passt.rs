@@ -8,7 +8,7 @@ use xtask::ctx::Ctx;
 use xtask::debs;
 use xtask::lab::Lab;
 
-use super::{DONE, carrier};
+use super::{DONE, MEET, carrier};
 
 /// Gives the lab passt, and the C library that it is linked with.
 pub fn files(ctx: &Ctx, lab: &mut Lab) -> Result<()> {
@@ -29,7 +29,7 @@ const PASST: &str = "passt() { unshare -m sh -c 'mkdir -p /root.passt; mount -t 
     passt=$!; until [ -S {out}/passt ]; do kill -0 $passt || exit; sleep 0.1; done; }; \
     ip link set lo up; tunctl -t tap0 >/dev/null; ip address add 10.0.0.1/24 dev tap0; ip link set tap0 up; \
     ip route add default via 10.0.0.2; \
-    meet() { {wire} wait unix:{out}/v_$1 & wait $!; }; {wire} serve tcp:127.0.0.1:5002 unix:{out}/v_5000 >/dev/null & ";
+    {wire} serve tcp:127.0.0.1:5002 unix:{out}/v_5000 >/dev/null & ";
 
 /// Streams through passt, both ways, then through another one after the first has died. The guest has the lab's
 /// address, and finds the lab's loopback behind its gateway.
@@ -45,7 +45,7 @@ pub fn guest([kernel, initrd]: [&str; 2]) -> Guest {
         )
     };
     let script = format!(
-        "{PASST} passt; \"$@\" & jiffy=$!; meet 6000; {first}; \
+        "{PASST} {MEET} passt; \"$@\" & jiffy=$!; meet 6000; {first}; \
          kill $passt; wait $passt; rm -f {{out}}/passt; meet 6001; \
          passt; meet 6002; {second}; {{wire}} serve unix:{{out}}/v_6003 >/dev/null & \
          wait $jiffy; code=$?; kill $passt; exit $code",

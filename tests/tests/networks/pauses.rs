@@ -2,19 +2,19 @@
 
 use tests::Guest;
 
-use super::{DONE, SHUFFLE, full};
+use super::{DONE, MEET, SHUFFLE, full};
 
 /// Once all are busy (the guest says so at port 6000), the guest is paused again and again. After a hundred times it hears at
 /// port 6001 that this is enough; it checks all that it does.
-const SCRIPT: &str = "shift; {pauser} {out}/busy \"$@\" 2>{out}/said & vm=$!; \
-    until ip address add 10.0.8.1/24 dev tap8 2>/dev/null; do kill -0 $vm || break; sleep 0.1; done; \
-    {wire} serve tcp:10.0.8.1:5000 unix:{out}/v_5000 >/dev/null & {wire} wait unix:{out}/v_6000; touch {out}/busy; \
-    until grep -q pauses {out}/said; do kill -0 $vm || break; sleep 0.1; done; \
-    {wire} serve unix:{out}/v_6001 >/dev/null & wait $vm; code=$?; cat {out}/said >&2; exit $code";
+const SCRIPT: &str = "shift; {pauser} {out}/busy \"$@\" 2>{out}/said & jiffy=$!; \
+    until ip address add 10.0.8.1/24 dev tap8 2>/dev/null; do kill -0 $jiffy || break; sleep 0.1; done; \
+    {wire} serve tcp:10.0.8.1:5000 unix:{out}/v_5000 >/dev/null & meet 6000; touch {out}/busy; \
+    until grep -q pauses {out}/said; do kill -0 $jiffy || break; sleep 0.1; done; \
+    {wire} serve unix:{out}/v_6001 >/dev/null & wait $jiffy; code=$?; cat {out}/said >&2; exit $code";
 
 pub fn guest(transport: &str, boot: [&str; 2]) -> Guest {
     full(&format!("fast::{transport}::paused_under_load"), transport, boot, "tap8")
-        .within(&["sh", "-c", SCRIPT, "sh"])
+        .within(&["sh", "-c", &format!("{MEET}{SCRIPT}"), "sh"])
         .shell(&format!(
             "mdev -s; ip link set lo up; ifconfig eth0 10.0.8.2 netmask 255.255.255.0 up; \
              dd if=/dev/urandom of=/tmp/data bs=64k count=4 2>/dev/null; \

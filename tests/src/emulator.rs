@@ -1,0 +1,61 @@
+//! What QEMU's emulation of SVM does to a guest now and then. It has been seen, in QEMU 7.2 and 10.0, to write the host's
+//! state over that of a guest's processor at an exit: at the next VMRUN the guest's is at the host's instruction behind
+//! VMRUN, on the host's stack, and shuts down by a triple fault. And it can deliver an interrupt twice: where its processor
+//! leaves the main loop between VMRUN, which injects one, and the guest's next exit, `helper_vmrun` has left
+//! `exception_index` set, which the main loop takes for one that has yet to be delivered. A guest that gets that with a lock
+//! held spins until its deadline.
+
+use agent::Status;
+use xtask::lab::StepReport;
+
+/// What `jiffy` ends with after a triple fault.
+const TRIPLE_FAULT: u8 = 122;
+/// A vCPU is busy that executes for so much of the second at a deadline in which it is watched.
+const BUSY_MS: u32 = 500;
+
+/// How the emulator may have failed a guest. One that waits for what never comes was not failed by it.
+pub fn fault(report: &StepReport) -> Option<&'static str> {
+    let busy = |line: &str| {
+        let (_, told) = line.strip_prefix("at the deadline: vcpu")?.split_once(" R, ")?;
+        told.split(' ').next()?.parse::<u32>().ok()
+    };
+    let stderr = String::from_utf8_lossy(&report.stderr);
+    match report.status {
+        Status::Exited(TRIPLE_FAULT) => Some("a triple fault"),
+        Status::TimedOut if stderr.lines().filter_map(busy).any(|ms| ms >= BUSY_MS) => Some("a vCPU spins"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn who_spins_does_not_wait() {
+        let of = |status, stderr: &str| {
+            fault(&StepReport {
+                name: String::new(),
+                status,
+                stdout: Vec::new(),
+                stderr: stderr.into(),
+                files: BTreeMap::new(),
+                started_ns: 0,
+                ended_ns: 0,
+                cpu: Duration::ZERO,
+            })
+        };
+        let line =
+            |thread: &str, rest: &str| format!("at the deadline: {thread} (7) {rest} ms busy in a second\n");
+        let waits = [line("vcpu0", "S, 20"), line("devices", "R, 1000")].concat();
+        assert_eq!(of(Status::TimedOut, &waits), None);
+        assert_eq!(of(Status::TimedOut, &line("vcpu0", "R, 30")), None);
+        let spinning = [waits, line("vcpu1", "R, 1000")].concat();
+        assert_eq!(of(Status::TimedOut, &spinning), Some("a vCPU spins"));
+        assert_eq!(of(Status::Exited(1), &spinning), None);
+        assert_eq!(of(Status::Exited(122), ""), Some("a triple fault"));
+    }
+}
