@@ -39,14 +39,21 @@ const BACKPORTS: &str = "bookworm-backports";
 /// Versions before 8.1 can translate code while another processor rewrites it, and from then on execute what they read
 /// (mended by QEMU's commit deba78709ae8, "accel/tcg: Always lock pages before translation"). Linux rewrites branches by
 /// way of `INT3`: its processors then meet one that has been gone for long, again and again. Debian 12's is one of those,
-/// so a newer one is unpacked beside it, which uses the ROMs and libraries of the one that is installed.
+/// so a newer one is unpacked beside it, which uses the ROMs and libraries of the one that is installed. Where there is
+/// none, the installed one has to do.
 pub fn several(ctx: &Ctx) -> Result<Command> {
     let installed = find(ctx)?;
     let said = ctx.read(Command::new(&installed).arg("--version"))?;
     if version(&said).is_some_and(|version| version >= SOUND) {
         return Ok(Command::new(installed));
     }
-    let package = debs::get_from(ctx, BACKPORTS, PACKAGE)?;
+    let package = match debs::get_from(ctx, BACKPORTS, PACKAGE) {
+        Ok(package) => package,
+        Err(error) => {
+            eprintln!("labs have the QEMU that is installed, and may stall: no newer one: {error:#}");
+            return Ok(Command::new(installed));
+        }
+    };
     let mut qemu = Command::new(package.path.join("usr/bin").join(PROGRAM));
     qemu.args(["-L", "/usr/share/qemu", "-L", "/usr/share/seabios"]);
     Ok(qemu)
