@@ -6,12 +6,13 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use agent::{Event, Status, Step};
 use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
+use rustix::process::{Pid, Signal, kill_process};
 use tests::suite;
 use xtask::ctx::Ctx;
 use xtask::lab::{self, Lab};
@@ -168,8 +169,8 @@ impl Bench {
 
 /// Kills the process whose number is in the file.
 fn kill(pid: &Path) -> bool {
-    let number = fs::read_to_string(pid).unwrap_or_default();
-    Command::new("kill").args(["-9", number.trim()]).status().is_ok_and(|status| status.success())
+    let number = fs::read_to_string(pid).ok().and_then(|text| text.trim().parse().ok());
+    number.and_then(Pid::from_raw).is_some_and(|pid| kill_process(pid, Signal::KILL).is_ok())
 }
 
 /// The numbers in lines that begin and end so.
