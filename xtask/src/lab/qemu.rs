@@ -28,7 +28,7 @@ pub fn find(ctx: &Ctx) -> Result<PathBuf> {
     apt::tool(ctx, PROGRAM, PACKAGE)
 }
 
-/// From this version on QEMU emulates several processors as it should (see [`several`]).
+/// From this version on QEMU executes no stale code (see [`several`]).
 const SOUND: [u32; 2] = [8, 1];
 
 /// Where Debian 12 has such a version.
