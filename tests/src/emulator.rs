@@ -1,5 +1,5 @@
-//! What QEMU's emulation of SVM does to a guest now and then. It has been seen, in QEMU 7.2 and 10.0, to write the host's
-//! state over that of a guest's processor at an exit: at the next VMRUN the guest's is at the host's instruction behind
+//! What QEMU's emulation of SVM does to a guest now and then. It seems to write the host's
+//! state over that of a guest's processor at an exit, as was caught once in QEMU 10.0: at the next VMRUN the guest's is at the host's instruction behind
 //! VMRUN, on the host's stack, and shuts down by a triple fault. And it can deliver an interrupt twice: where its processor
 //! leaves the main loop between VMRUN, which injects one, and the guest's next exit, `helper_vmrun` has left
 //! `exception_index` set, which the main loop takes for one that has yet to be delivered. A guest that gets that with a lock
