@@ -4,7 +4,7 @@
 use anyhow::{Context, ensure};
 use tests::Guest;
 
-use super::DONE;
+use super::{DONE, sums};
 
 /// Makes the block device `$1` of `$2` MiB with further settings `NAME=VALUE`, and sets `$b` to it.
 const BLOCK: &str = "mount -t configfs none /sys/kernel/config 2>/dev/null; \
@@ -62,8 +62,7 @@ pub fn data(transport: &str, memory: &str) -> Guest {
         .look(|report| {
             let shown = String::from_utf8_lossy(&report.stdout);
             let read = shown.lines().filter(|line| line.trim_end().ends_with(" as written")).count();
-            let sums: Vec<&str> =
-                shown.lines().filter_map(|line| line.trim_end().strip_suffix("  -")).collect();
+            let sums = sums(&shown);
             ensure!((read, sums.len()) == (6, 7), "{read} disks, {} sums", sums.len());
             ensure!(sums.iter().all(|&sum| sum == sums[0]), "not the same in all images: {sums:?}");
             Ok(())
@@ -129,8 +128,7 @@ pub fn bad_blocks() -> Guest {
             // The lab's own look, and the guest's by five ways.
             let shown = String::from_utf8_lossy(&report.stdout);
             let errors = shown.lines().filter(|line| line.trim_end() == "error 1").count();
-            let sums: Vec<&str> =
-                shown.lines().filter_map(|line| line.trim_end().strip_suffix("  -")).collect();
+            let sums = sums(&shown);
             ensure!((errors, sums.len()) == (6, 18), "{errors} errors, {} sums", sums.len());
             let others: Vec<&[&str]> = sums.chunks(3).filter(|&other| other != &sums[..3]).collect();
             ensure!(others.is_empty(), "{others:?} are not {:?}", &sums[..3]);

@@ -74,6 +74,11 @@ fn lab(ctx: &Ctx, place: &Path) -> Result<Lab> {
     Ok(lab)
 }
 
+/// What `md5sum` has shown of its standard input, each time.
+fn sums(shown: &str) -> Vec<&str> {
+    shown.lines().filter_map(|line| line.trim_end().strip_suffix("  -")).collect()
+}
+
 fn linux(name: &str) -> Guest {
     Guest::new(name).flag("kernel", "{kernel}").flag("initrd", "{initrd}")
 }
@@ -104,8 +109,7 @@ fn debian() -> Vec<Guest> {
                 .says("whole")
                 .look(|report| {
                     let shown = String::from_utf8_lossy(&report.stdout);
-                    let sums: Vec<&str> =
-                        shown.lines().filter_map(|line| line.trim_end().strip_suffix("  -")).collect();
+                    let sums = sums(&shown);
                     ensure!(sums.len() == 2 && sums[0] == sums[1], "read back: {sums:?}");
                     Ok(())
                 })
