@@ -143,8 +143,14 @@ pub(crate) fn multiboot1_kernel() -> Vec<u8> {
 }
 
 fn multiboot2_kernel() -> Vec<u8> {
-    let tags = [2u32, 24, 0x10_0000, 0x10_0000, 0, 0x10_2000, 3, 12, 0x10_0100, 0, 0, 8];
-    let len = 16 + size_of_val(&tags) as u32;
+    multiboot2_kernel_with(&[])
+}
+
+/// With further tags of the header, whose sizes are multiples of 8.
+pub(crate) fn multiboot2_kernel_with(more: &[u32]) -> Vec<u8> {
+    let addresses = [2u32, 24, 0x10_0000, 0x10_0000, 0, 0x10_2000, 3, 12, 0x10_0100, 0];
+    let tags = [&addresses[..], more, &[0, 8]].concat();
+    let len = 16 + size_of_val(&tags[..]) as u32;
     let header = [0xe852_50d6, 0, len, 0u32.wrapping_sub(0xe852_50d6).wrapping_sub(len)];
     file(0x1000, &[(0, header.as_bytes()), (16, tags.as_bytes())])
 }

@@ -316,3 +316,61 @@ fn information<M: Machine>(
     tags.machine.write(start, [(end - start) as u32, 0]);
     Ok(start as u32)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::string::String;
+
+    use super::*;
+    use crate::fake::Fake;
+    use crate::properties::{RAM, boot, multiboot2_kernel_with};
+
+    /// Boots a kernel with this relocatable tag: lowest and highest address, alignment, preference.
+    fn relocatable(tag: [u32; 4]) -> (Fake, Result<Entry, (String, u8)>) {
+        let [min, max, align, preference] = tag;
+        let mut fake = Fake::with_ram(RAM);
+        let kernel = multiboot2_kernel_with(&[10, 24, min, max, align, preference]);
+        fake.add_file(abi::firmware::KERNEL, &kernel);
+        let entered = boot(&mut fake);
+        (fake, entered)
+    }
+
+    #[test]
+    fn a_relocatable_kernel_goes_where_it_likes_to() {
+        for (tag, expected) in [
+            // Where it is linked to, if it does not mind; the lowest and the highest place that there is.
+            ([0x10_0000, 0x2f_ffff, 0x1000, 0], 0x10_0000),
+            ([0x20_0000, 0x2f_ffff, 0x1000, 0], 0x20_0000),
+            ([0x18_0000, 0x2f_ffff, 0x1000, 1], 0x18_0000),
+            ([0x18_0001, 0x2f_ffff, 0x1_0000, 1], 0x19_0000),
+            ([0x18_0000, 0x2f_ffff, 0x1000, 2], 0x2f_e000),
+            ([0x18_0000, 0x2f_efff, 0x4000, 2], 0x2f_c000),
+        ] {
+            let (fake, entered) = relocatable(tag);
+            let Ok(Entry::Protected { eip, ebx, .. }) = entered else { panic!("{tag:x?}: {entered:x?}") };
+            assert_eq!(eip, expected + 0x100, "{tag:x?}");
+            assert_eq!(fake.read::<u32>(expected.into()), 0xe852_50d6, "{tag:x?}");
+            let mut at = u64::from(ebx) + 8;
+            // The tag of the image's load base (3.6.14), whose value stands behind type and size.
+            while fake.read::<u32>(at) != 21 {
+                assert_ne!(fake.read::<u32>(at), 0, "no load base");
+                at += u64::from(fake.read::<u32>(at + 4)).next_multiple_of(8);
+            }
+            assert_eq!(fake.read::<[u32; 2]>(at + 4), [12, expected], "{tag:x?}");
+        }
+    }
+
+    #[test]
+    fn a_relocatable_kernel_without_a_place_is_refused() {
+        use abi::firmware::Code;
+        for (tag, expected) in [
+            ([0x18_0000, 0x18_0fff, 0x1000, 1], Code::NO_ROOM),
+            ([0x18_0000, 0x18_0fff, 0x1000, 2], Code::NO_ROOM),
+            // An alignment that is no power of two.
+            ([0x18_0000, 0x2f_ffff, 0x3000, 1], Code::MULTIBOOT),
+        ] {
+            let (line, code) = relocatable(tag).1.expect_err("no place");
+            assert_eq!(code, expected.0, "{line}");
+        }
+    }
+}
