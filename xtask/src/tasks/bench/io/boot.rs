@@ -6,11 +6,11 @@ use std::path::Path;
 
 use abi::init_config::Directive;
 use abi::timeline::Mark;
-use agent::Status;
-use anyhow::{Context, Result, ensure};
+use agent::{Status, Step};
+use anyhow::{Result, ensure};
 use serde::Serialize;
 use xtask::ctx::Ctx;
-use xtask::lab::{self, Lab, Speed, Way};
+use xtask::lab::{self, Lab, Speed, StepReport, Way};
 use xtask::tuned::{Recipe, Variant};
 use xtask::{built, initramfs, timeline};
 
@@ -21,15 +21,19 @@ const STARTS: usize = 2;
 /// What a device may add to jiffy's part, in millions of instructions.
 const TARGET: f64 = 0.15;
 /// In the lab, before each start.
-const BEFORE: &str = "tunctl -t tap0 >/dev/null 2>&1; test -f /tmp/disk || \
+const BEFORE: &str = "export PAD=$0; tunctl -t tap0 >/dev/null 2>&1; test -f /tmp/disk || \
                       dd if=/dev/zero of=/tmp/disk bs=1048576 count=4 2>/dev/null; rm -f /tmp/v; exec \"$@\"";
-const DEVICES: [(&str, &[&str]); 5] = [
+const NOTHING: Device = ("no device", &[]);
+const DEVICES: [Device; 5] = [
     ("entropy", &["--rng"]),
     ("disk", &["--disk", "path=/tmp/disk"]),
     ("pmem", &["--pmem", "path=/tmp/disk"]),
     ("network", &["--net", "tap=tap0"]),
     ("vsock", &["--vsock", "cid=3,path=/tmp/v"]),
 ];
+
+/// Its name, and the options for it.
+type Device = (&'static str, &'static [&'static str]);
 
 /// What a device adds, in millions of instructions.
 #[derive(Debug, Serialize)]
@@ -42,37 +46,37 @@ pub(super) struct Added {
 
 /// Boots without devices and with each.
 pub(super) fn measure(ctx: &Ctx, seed: u64) -> Result<Vec<Added>> {
-    let _progress = ctx.step("Booting with each device in the nested lab, counting instructions");
     let place = tempfile::tempdir()?;
     let lab = lab(ctx, seed, place.path())?;
-    let systems = [System::Mmio, System::Pci];
-    let plan = systems.iter().flat_map(|&system| DEVICES.map(|device| (system, device)));
-    let plan: Vec<_> = plan.collect();
-    let line = "{jiffy} run --kernel {kernel} --initrd {initrd} --kaslr off --memory 128M --timeline json \
-                --timeline-origin {origin}";
-    let words = |flags: &[&str], transport: &str| {
-        let words = ["/bin/sh", "-c", BEFORE, "sh"].into_iter().chain(line.split_whitespace());
-        words
-            .chain(["--transport", transport])
-            .chain(flags.iter().copied())
-            .map(str::to_owned)
-            .collect::<Vec<_>>()
+    let with = [System::Mmio, System::Pci].into_iter().flat_map(|system| DEVICES.map(|one| (system, one)));
+    let plan: Vec<_> = std::iter::once((System::Mmio, NOTHING)).chain(with).collect();
+    let jobs = (0..plan.len()).flat_map(|place| [place; STARTS]).collect();
+    let mut least = vec![(f64::INFINITY, f64::INFINITY); plan.len()];
+    let take = |place: usize, step: &StepReport| {
+        let (vmm, guest) = times(step)?;
+        let least: &mut (f64, f64) = &mut least[place];
+        *least = (least.0.min(vmm), least.1.min(guest));
+        Ok(())
     };
-    let mut steps = vec![lab::step("no device", words(&[], "mmio")); STARTS];
-    for (system, (name, flags)) in &plan {
-        let step = lab::step(&format!("{name} by {system}"), words(flags, &system.to_string()));
-        steps.extend(std::iter::repeat_n(step, STARTS));
-    }
-    let report = lab.run(ctx, &steps)?;
-    let starts = report.steps.chunks(STARTS).map(least).collect::<Result<Vec<_>>>()?;
-    let [(vmm, guest), with @ ..] = starts.as_slice() else { return Ok(Vec::new()) };
-    let added = |((transport, (device, _)), with): (_, &(f64, f64))| Added {
+    super::until_all_end(ctx, &lab, jobs, |&place, pad| step(plan[place], pad), take)?;
+    let Some((&(vmm, guest), with)) = least.split_first() else { return Ok(Vec::new()) };
+    let added = |(&(transport, (device, _)), with): (&(System, Device), &(f64, f64))| Added {
         device,
         transport,
         vmm: with.0 - vmm,
         guest: with.1 - guest,
     };
-    Ok(plan.into_iter().zip(with).map(added).collect())
+    Ok(plan[1..].iter().zip(with).map(added).collect())
+}
+
+/// One start. `pad` changes nothing but bytes of the environment.
+fn step((system, (name, flags)): (System, Device), pad: &str) -> Step {
+    let line = "{jiffy} run --kernel {kernel} --initrd {initrd} --kaslr off --memory 128M --timeline json \
+                --timeline-origin {origin} --transport";
+    let transport = system.to_string();
+    let words = ["/bin/sh", "-c", BEFORE, pad].into_iter().chain(line.split_whitespace());
+    let words = words.chain([transport.as_str()]).chain(flags.iter().copied());
+    lab::step(&format!("{name} by {system}"), words.map(str::to_owned).collect::<Vec<_>>())
 }
 
 fn lab(ctx: &Ctx, seed: u64, place: &Path) -> Result<Lab> {
@@ -86,18 +90,14 @@ fn lab(ctx: &Ctx, seed: u64, place: &Path) -> Result<Lab> {
     Ok(lab)
 }
 
-/// The least of some starts: millions of instructions to the first entry, and from there to init.
-fn least(steps: &[lab::StepReport]) -> Result<(f64, f64)> {
-    let mut least = (f64::INFINITY, f64::INFINITY);
-    for step in steps {
-        let said = String::from_utf8_lossy(&step.stderr);
-        ensure!(step.status == Status::Exited(0), "{}: {:?}: {said}", step.name, step.status);
-        let rows = timeline::read(&said).with_context(|| step.name.clone())?;
-        let entry = timeline::first_run(&rows)?.at_ns;
-        let init = timeline::mark(&rows, Mark::INIT_START)?.at_ns;
-        least = (least.0.min(entry as f64 / 1e6), least.1.min((init - entry) as f64 / 1e6));
-    }
-    Ok(least)
+/// Millions of instructions to the first entry, and from there to init.
+fn times(step: &StepReport) -> Result<(f64, f64)> {
+    let said = String::from_utf8_lossy(&step.stderr);
+    ensure!(step.status == Status::Exited(0), "{:?}: {said}", step.status);
+    let rows = timeline::read(&said)?;
+    let entry = timeline::first_run(&rows)?.at_ns;
+    let init = timeline::mark(&rows, Mark::INIT_START)?.at_ns;
+    Ok((entry as f64 / 1e6, (init - entry) as f64 / 1e6))
 }
 
 /// Prints them.

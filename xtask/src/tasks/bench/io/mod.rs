@@ -29,7 +29,7 @@ use agent::{Status, Step};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use xtask::ctx::Ctx;
-use xtask::lab::{self, Lab, Speed, Way};
+use xtask::lab::{self, Lab, Speed, StepReport, Way};
 use xtask::tuned::{Recipe, Variant};
 use xtask::{built, initramfs};
 
@@ -183,36 +183,55 @@ pub fn run(ctx: &Ctx, args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Does all jobs, those that get stuck more than once.
-fn measure(ctx: &Ctx, args: &Args, mut jobs: Vec<Job>) -> Result<Figures> {
+/// Does all jobs, each load on its system, and finds their figures.
+fn measure(ctx: &Ctx, args: &Args, jobs: Vec<Job>) -> Result<Figures> {
     let mut figures = Figures::new();
+    let place = tempfile::tempdir()?;
+    let lab = lab(ctx, args, place.path())?;
+    let take = |job: Job, step: &StepReport| {
+        let shown = String::from_utf8_lossy(&step.stdout);
+        let Some(figure) = figure(job.case, &shown) else {
+            let said = String::from_utf8_lossy(&step.stderr);
+            bail!("no figure: {:?}\n{shown}{said}", step.status);
+        };
+        figures.insert((job.part.name, job.case, job.system), figure);
+        Ok(())
+    };
+    until_all_end(ctx, &lab, jobs, |job, pad| step(args, job, pad), take)?;
+    Ok(figures)
+}
+
+/// Does all jobs in a lab, those that get stuck again. `step` says what a job is, with what goes where it changes nothing
+/// but bytes; `take` is told how those that end have ended.
+fn until_all_end<J: Copy>(
+    ctx: &Ctx,
+    lab: &Lab,
+    mut jobs: Vec<J>,
+    step: impl Fn(&J, &str) -> Step,
+    mut take: impl FnMut(J, &StepReport) -> Result<()>,
+) -> Result<()> {
+    let mut names = Vec::new();
     for repeat in 0..=REPEATS {
-        let message = format!("Counting instructions in the nested lab: {} loads", jobs.len());
-        let _progress = ctx.step(message);
-        let place = tempfile::tempdir()?;
         let pad = "x".repeat(repeat);
-        let lab = lab(ctx, args, place.path())?;
-        let steps = jobs.iter().map(|job| step(args, job, &pad)).collect::<Vec<_>>();
+        let steps = jobs.iter().map(|job| Step { deadline_ms: DEADLINE_MS, ..step(job, &pad) });
+        let steps = steps.collect::<Vec<_>>();
+        let _progress = ctx.step(format!("Counting instructions in the nested lab: {} runs", jobs.len()));
         let report = lab.run(ctx, &steps)?;
+        names.clear();
         let mut stuck = Vec::new();
         for (job, step) in jobs.into_iter().zip(&report.steps) {
             if step.status == Status::TimedOut {
+                names.push(step.name.clone());
                 stuck.push(job);
-                continue;
+            } else {
+                take(job, step).with_context(|| step.name.clone())?;
             }
-            let shown = String::from_utf8_lossy(&step.stdout);
-            let Some(figure) = figure(job.case, &shown) else {
-                let said = String::from_utf8_lossy(&step.stderr);
-                bail!("{}: no figure: {:?}\n{shown}{said}", step.name, step.status);
-            };
-            figures.insert((job.part.name, job.case, job.system), figure);
         }
         if stuck.is_empty() {
-            return Ok(figures);
+            return Ok(());
         }
         jobs = stuck;
     }
-    let names: Vec<_> = jobs.iter().map(|Job { case, system, .. }| format!("{case} on {system}")).collect();
     bail!("always stuck: {}", names.join(", "))
 }
 
@@ -279,10 +298,7 @@ fn step(args: &Args, job: &Job, pad: &str) -> Step {
         part.before
     );
     let shell = ["/bin/sh", "-c", &script, "sh"].map(str::to_owned);
-    let mut step =
-        lab::step(&format!("{} {case} {system}", part.name), shell.into_iter().chain(words(args, job, pad)));
-    step.deadline_ms = DEADLINE_MS;
-    step
+    lab::step(&format!("{} {case} {system}", part.name), shell.into_iter().chain(words(args, job, pad)))
 }
 
 /// What is said of a load: `ID NANOSECONDS`, and three times `@ID` with the exits so far on the next line.
