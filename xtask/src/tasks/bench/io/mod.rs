@@ -41,6 +41,8 @@ use parts::{PARTS, Part};
 const DEADLINE_MS: u64 = 2_000;
 /// Wall time for all steps: virtual time passes ten times slower, or a hundred times on a busy host.
 const ALLOWANCE: Duration = Duration::from_secs(3600);
+/// What a load says behind its name when there is no figure to be had.
+const UNSTEADY: &str = " unsteady";
 /// How often steps that were stuck are done again.
 const REPEATS: usize = 6;
 
@@ -190,6 +192,10 @@ fn measure(ctx: &Ctx, args: &Args, jobs: Vec<Job>) -> Result<Figures> {
     let lab = lab(ctx, args, place.path())?;
     let take = |job: Job, step: &StepReport| {
         let shown = String::from_utf8_lossy(&step.stdout);
+        if shown.lines().any(|line| line.trim().strip_prefix(job.case) == Some(UNSTEADY)) {
+            eprintln!("{}: no figure, its loops are not steady", step.name);
+            return Ok(());
+        }
         let Some(figure) = figure(job.case, &shown) else {
             let said = String::from_utf8_lossy(&step.stderr);
             bail!("no figure: {:?}\n{shown}{said}", step.status);
@@ -301,7 +307,8 @@ fn step(args: &Args, job: &Job, pad: &str) -> Step {
     lab::step(&format!("{} {case} {system}", part.name), shell.into_iter().chain(words(args, job, pad)))
 }
 
-/// What is said of a load: `ID NANOSECONDS`, and three times `@ID` with the exits so far on the next line.
+/// What is said of a load: `ID NANOSECONDS`, and `@ID` with the exits so far on the next line, of which the last three are
+/// those of the loops that count.
 fn figure(id: &str, shown: &str) -> Option<Figure> {
     let lines: Vec<&str> = shown.lines().map(str::trim).collect();
     let instructions =
@@ -309,7 +316,7 @@ fn figure(id: &str, shown: &str) -> Option<Figure> {
     let marks = lines.windows(2).filter(|pair| pair[0].strip_prefix('@') == Some(id));
     let exits: Vec<f64> = marks.map(|pair| pair[1].parse().ok()).collect::<Option<_>>()?;
     let count: f64 = id.rsplit_once(':')?.1.parse().ok()?;
-    let [before, between, after] = exits[..] else { return None };
+    let [.., before, between, after] = exits[..] else { return None };
     let exits = ((after - between) - (between - before)) / count;
     Some(Figure { instructions, exits: (after > 0.0).then_some(exits) })
 }
@@ -320,7 +327,7 @@ mod tests {
 
     #[test]
     fn a_figure_of_what_is_said() {
-        let said = "hello\r\n@read:8:10\r\n100\r\n@read:8:10\n130\n@read:8:10\n190\nread:8:10 4711\r\n@read:8:100\n1";
+        let said = "hello\r\n@read:8:10\r\n9\r\n@read:8:10\r\n100\r\n@read:8:10\n130\n@read:8:10\n190\nread:8:10 4711\r\n@read:8:100\n1";
         assert_eq!(figure("read:8:10", said), Some(Figure { instructions: 4711, exits: Some(3.0) }));
         assert_eq!(figure("read:8:100", said), None);
         let alone = said.replace("100", "0").replace("130", "0").replace("190", "0");
