@@ -36,12 +36,15 @@ impl Raw {
     }
 
     fn read(&self, offset: u64, to: &[Slice<'_>]) -> io::Result<()> {
-        if self.is_aligned(to) {
+        let call = |rest: &[iovec], offset| self.preadv(rest, offset);
+        match to {
             // Whoever began it notes which pages it fills.
-            return Segments::new(to).transfer(offset, |rest, offset| self.preadv(rest, offset));
+            [one] if self.is_aligned(to) => return Segments::one(one).transfer(offset, call),
+            _ if self.is_aligned(to) => return Segments::new(to).transfer(offset, call),
+            _ => {}
         }
         let mut bounce = AlignedBuffer::new(total(to), self.align);
-        Segments::of_buffer(bounce.bytes()).transfer(offset, |rest, offset| self.preadv(rest, offset))?;
+        Segments::of_buffer(bounce.bytes()).transfer(offset, call)?;
         let mut from: &[u8] = bounce.bytes();
         for slice in to {
             slice.copy_from(from);
@@ -53,8 +56,10 @@ impl Raw {
     fn write(&self, offset: u64, from: &[Slice<'_>], durable: bool) -> io::Result<()> {
         let flags = if durable { libc::RWF_DSYNC } else { 0 };
         let call = |rest: &[iovec], offset| self.pwritev(rest, offset, flags);
-        if self.is_aligned(from) {
-            return Segments::new(from).transfer(offset, call);
+        match from {
+            [one] if self.is_aligned(from) => return Segments::one(one).transfer(offset, call),
+            _ if self.is_aligned(from) => return Segments::new(from).transfer(offset, call),
+            _ => {}
         }
         let mut bounce = AlignedBuffer::new(total(from), self.align);
         let mut to = bounce.bytes();
@@ -66,15 +71,25 @@ impl Raw {
     }
 
     pub(super) fn preadv(&self, segments: &[iovec], offset: off_t) -> isize {
-        // SAFETY: the segments are guest memory that stays mapped as long as its slices, or a buffer of ours. What the
-        // guest does to its memory meanwhile is its own affair.
-        unsafe { libc::preadv(self.file.as_raw_fd(), segments.as_ptr(), segments.len() as c_int, offset) }
+        let fd = self.file.as_raw_fd();
+        match segments {
+            // The kernel has less to do for one.
+            // SAFETY: the segments are guest memory that stays mapped as long as its slices, or a buffer of ours. What
+            // the guest does to its memory meanwhile is its own affair.
+            [one] => unsafe { libc::pread(fd, one.iov_base, one.iov_len, offset) },
+            // SAFETY: as above.
+            _ => unsafe { libc::preadv(fd, segments.as_ptr(), segments.len() as c_int, offset) },
+        }
     }
 
     pub(super) fn pwritev(&self, segments: &[iovec], offset: off_t, flags: c_int) -> isize {
         let (fd, count) = (self.file.as_raw_fd(), segments.len() as c_int);
-        // SAFETY: as above; the kernel only reads them.
-        unsafe { libc::pwritev2(fd, segments.as_ptr(), count, offset, flags) }
+        match segments {
+            // SAFETY: as above; the kernel only reads them.
+            [one] if flags == 0 => unsafe { libc::pwrite(fd, one.iov_base, one.iov_len, offset) },
+            // SAFETY: as above.
+            _ => unsafe { libc::pwritev2(fd, segments.as_ptr(), count, offset, flags) },
+        }
     }
 
     /// Makes the range read as zeroes, its space given back if `unmap`, where the file system knows how; else by

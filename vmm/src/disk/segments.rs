@@ -10,36 +10,47 @@ use crate::memory::Slice;
 const MAX: usize = 1024;
 
 /// What is left of a transfer.
-pub struct Segments {
-    list: Vec<iovec>,
+pub struct Segments<L = Vec<iovec>> {
+    list: L,
     next: usize,
+}
+
+fn segment(slice: &Slice<'_>) -> iovec {
+    iovec { iov_base: slice.ptr_guard_mut().as_ptr().cast(), iov_len: slice.len() }
 }
 
 impl Segments {
     /// All of `slices`. The addresses are good for as long as the memory stays mapped.
     pub fn new(slices: &[Slice<'_>]) -> Self {
-        let segment = |slice: &Slice<'_>| iovec {
-            iov_base: slice.ptr_guard_mut().as_ptr().cast(),
-            iov_len: slice.len(),
-        };
-        Self { list: slices.iter().filter(|slice| !slice.is_empty()).map(segment).collect(), next: 0 }
+        let mut list = Vec::with_capacity(slices.len());
+        list.extend(slices.iter().filter(|slice| !slice.is_empty()).map(segment));
+        Self { list, next: 0 }
+    }
+}
+
+impl Segments<[iovec; 1]> {
+    /// One slice, as most transfers have: it needs no allocation.
+    pub fn one(slice: &Slice<'_>) -> Self {
+        Self { list: [segment(slice)], next: usize::from(slice.is_empty()) }
     }
 
     /// A buffer of our own.
     pub fn of_buffer(buffer: &mut [u8]) -> Self {
         let segment = iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-        Self { list: if buffer.is_empty() { Vec::new() } else { vec![segment] }, next: 0 }
+        Self { list: [segment], next: usize::from(buffer.is_empty()) }
     }
+}
 
+impl<L: AsRef<[iovec]> + AsMut<[iovec]>> Segments<L> {
     /// What the next call may be given; empty when all is done.
     pub fn rest(&self) -> &[iovec] {
-        let rest = &self.list[self.next..];
+        let rest = &self.list.as_ref()[self.next..];
         &rest[..rest.len().min(MAX)]
     }
 
     /// Takes away what a call has done: `bytes`, no more than there were.
     pub fn advance(&mut self, mut bytes: usize) {
-        while let Some(segment) = self.list.get_mut(self.next) {
+        while let Some(segment) = self.list.as_mut().get_mut(self.next) {
             if bytes < segment.iov_len {
                 segment.iov_base = segment.iov_base.wrapping_byte_add(bytes);
                 segment.iov_len -= bytes;
@@ -107,8 +118,9 @@ mod tests {
     fn goes_on_after_what_was_done() {
         let (mut a, mut b) = ([0u8; 10], [0u8; 5]);
         let (start_a, start_b) = (a.as_mut_ptr().addr(), b.as_mut_ptr().addr());
-        let mut segments = Segments::of_buffer(&mut a);
-        segments.list.extend(Segments::of_buffer(&mut b).list);
+        let [first] = Segments::of_buffer(&mut a).list;
+        let [second] = Segments::of_buffer(&mut b).list;
+        let segments = Segments { list: vec![first, second], next: 0 };
         let mut seen = Vec::new();
         let mut results = vec![3, 9, 2, 1].into_iter();
         let call = |rest: &[iovec], offset| {
@@ -129,5 +141,6 @@ mod tests {
         let shorter = Segments::of_buffer(&mut a).transfer(0, |_, _| 0).unwrap_err();
         assert_eq!(shorter.kind(), io::ErrorKind::UnexpectedEof);
         assert!(Segments::of_buffer(&mut a).transfer(u64::MAX, |_, _| 1).is_err());
+        Segments::of_buffer(&mut []).transfer(0, |_, _| unreachable!("there is nothing to do")).unwrap();
     }
 }

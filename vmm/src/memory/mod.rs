@@ -1,6 +1,7 @@
 //! Guest memory: regions, their backing, and the one path by which the VMM writes to it.
 
 pub mod layout;
+mod lookup;
 mod mapping;
 mod pages;
 
@@ -20,6 +21,7 @@ use vm_memory::{
 
 use crate::config::{HugePages, MemorySpec};
 use layout::RamLayout;
+pub use lookup::Lookup;
 pub use mapping::{HUGE_PAGE, Mapping};
 pub use pages::{PAGE, Pages};
 

@@ -9,11 +9,15 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::queue::{Areas, Chain, Error, Queue};
 use super::transport::Transport;
-use crate::memory::Map;
+use crate::memory::{Lookup, Map};
+
+/// A queue, where its ring is, and what finds its buffers.
+type Ring<'r, 'a> = (&'r mut Queue, &'r mut Areas<'a>, &'r mut Lookup<'a>);
 
 /// Rings and guest memory.
 pub struct Rings<'a> {
     memory: &'a Arc<Map>,
+    lookup: Lookup<'a>,
     queues: &'a mut [Queue],
     /// The ring that was used last.
     areas: Option<(u16, Areas<'a>)>,
@@ -32,7 +36,8 @@ impl<'a> Rings<'a> {
         transport: &'a dyn Transport,
         doorbells: &'a [Arc<EventFd>],
     ) -> Self {
-        Self { memory, queues, areas: None, features, transport, doorbells, config_changed: false }
+        let lookup = Lookup::new(memory);
+        Self { memory, lookup, queues, areas: None, features, transport, doorbells, config_changed: false }
     }
 
     /// The feature bits that were negotiated.
@@ -59,15 +64,15 @@ impl<'a> Rings<'a> {
         self.queues.get(usize::from(queue)).is_some_and(Queue::is_ready)
     }
 
-    /// A queue that the driver uses, and where its ring is.
-    fn ring(&mut self, queue: u16) -> Result<Option<(&mut Queue, &Areas<'a>)>, Error> {
+    /// A queue that the driver uses, where its ring is, and what finds its buffers.
+    fn ring(&mut self, queue: u16) -> Result<Option<Ring<'_, 'a>>, Error> {
         let Some(ring) = self.queues.get_mut(usize::from(queue)).filter(|ring| ring.is_ready()) else {
             return Ok(None);
         };
         if self.areas.as_ref().is_none_or(|(last, _)| *last != queue) {
-            self.areas = Some((queue, ring.areas(self.memory)?));
+            self.areas = Some((queue, ring.areas(&mut self.lookup)?));
         }
-        Ok(self.areas.as_ref().map(|(_, areas)| (ring, areas)))
+        Ok(self.areas.as_mut().map(|(_, areas)| (ring, areas, &mut self.lookup)))
     }
 
     /// The next chain of a queue, checked. None for a queue that the driver does not use.
@@ -79,7 +84,7 @@ impl<'a> Rings<'a> {
     /// As [`Rings::pop`], for many: appends the chain's buffers to those of `chain`, and makes its head that one's. Whether
     /// there was one.
     pub fn pop_into(&mut self, queue: u16, chain: &mut Chain<'a>) -> Result<bool, Error> {
-        self.ring(queue)?.map_or(Ok(false), |(ring, areas)| ring.pop(areas, chain))
+        self.ring(queue)?.map_or(Ok(false), |(ring, areas, memory)| ring.pop(memory, areas, chain))
     }
 
     /// Makes the chain of the last [`Rings::pop`] available again, as if it had not been taken.
@@ -96,13 +101,13 @@ impl<'a> Rings<'a> {
 
     /// Gives several chains back, which the driver sees all at once.
     pub fn push_all(&mut self, queue: u16, used: &[(u16, u32)]) -> Result<(), Error> {
-        self.ring(queue)?.map_or(Ok(()), |(ring, areas)| ring.push(areas, used))
+        self.ring(queue)?.map_or(Ok(()), |(ring, areas, _)| ring.push(areas, used))
     }
 
     /// Interrupts the driver for what was pushed, if it wants that. Once after a batch is enough.
     pub fn notify(&mut self, queue: u16) -> Result<(), Error> {
-        let Some(ring) = self.queues.get_mut(usize::from(queue)) else { return Ok(()) };
-        if ring.take_notification(self.memory)? {
+        let Some((ring, areas, _)) = self.ring(queue)? else { return Ok(()) };
+        if ring.take_notification(areas)? {
             self.transport.interrupt_queue(queue);
         }
         Ok(())
@@ -111,8 +116,7 @@ impl<'a> Rings<'a> {
     /// Asks the driver to ring for the next chain. Whether there is one already: then look again, since the driver
     /// may not ring for it.
     pub fn listen(&mut self, queue: u16) -> Result<bool, Error> {
-        let map = self.memory;
-        self.queues.get_mut(usize::from(queue)).map_or(Ok(false), |queue| queue.listen(map))
+        self.ring(queue)?.map_or(Ok(false), |(ring, areas, _)| ring.listen(areas))
     }
 
     /// Has the queue processed once more, after others had their turn.

@@ -1,13 +1,12 @@
 //! Descriptors of a chain (2.7.5), in the queue's table and in an indirect one. Each descriptor is copied out once.
 
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{GuestMemoryBackend, VolatileMemory};
+use vm_memory::VolatileMemory;
 
-use crate::memory::{Map, Slice};
+use crate::memory::{Lookup, Slice};
 
 /// Follows a chain.
 pub(super) struct Walk<'m> {
-    map: &'m Map,
     table: Slice<'m>,
     /// Descriptors in the table.
     len: u16,
@@ -20,12 +19,12 @@ pub(super) struct Walk<'m> {
 
 impl<'m> Walk<'m> {
     /// The chain that begins at `head` of a table of `len` descriptors.
-    pub fn new(map: &'m Map, table: Slice<'m>, len: u16, head: u16) -> Self {
-        Self { map, table, len, next: head, left: len, indirect: false, bytes: 0 }
+    pub fn new(table: Slice<'m>, len: u16, head: u16) -> Self {
+        Self { table, len, next: head, left: len, indirect: false, bytes: 0 }
     }
 
     /// The next descriptor that stands for a buffer; none if the chain cannot be followed.
-    pub fn next(&mut self) -> Option<Descriptor> {
+    pub fn next(&mut self, memory: &mut Lookup<'m>) -> Option<Descriptor> {
         loop {
             if self.next >= self.len {
                 return None;
@@ -34,7 +33,7 @@ impl<'m> Walk<'m> {
             let at = usize::from(self.next) * size_of::<Descriptor>();
             let descriptor: Descriptor = self.table.get_ref(at).ok()?.load();
             if descriptor.refers_to_indirect_table() {
-                self.enter(&descriptor)?;
+                self.enter(&descriptor, memory)?;
                 continue;
             }
             // A chain has less than 4 GiB (2.7.5.2).
@@ -45,13 +44,13 @@ impl<'m> Walk<'m> {
     }
 
     /// Goes on in an indirect table, which stands in no other (2.7.5.3.1).
-    fn enter(&mut self, descriptor: &Descriptor) -> Option<()> {
+    fn enter(&mut self, descriptor: &Descriptor, memory: &mut Lookup<'m>) -> Option<()> {
         let len = descriptor.len() as usize;
         if self.indirect || !len.is_multiple_of(size_of::<Descriptor>()) {
             return None;
         }
         self.len = u16::try_from(len / size_of::<Descriptor>()).ok()?;
-        self.table = self.map.get_slice(descriptor.addr(), len).ok()?;
+        self.table = memory.slice(descriptor.addr().0, len)?;
         (self.next, self.left, self.indirect) = (0, self.len, true);
         Some(())
     }

@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{QueueOwnedT, QueueState, QueueT};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, VolatileMemory};
+use vm_memory::{Bytes, VolatileMemory};
 
 use super::descriptors::Walk;
-use crate::memory::{Map, Slice};
+use crate::memory::{Lookup, Map, Slice};
 
 /// The most descriptors of one chain, whatever the length of an indirect table: as many as QEMU takes.
 pub const MAX_CHAIN: usize = 1024;
@@ -67,13 +67,22 @@ pub struct Chain<'m> {
     pub writable: Vec<Slice<'m>>,
 }
 
+impl Chain<'_> {
+    /// Has no buffers any more, but the room that they took for those of the next.
+    pub fn clear(&mut self) {
+        self.readable.clear();
+        self.writable.clear();
+    }
+}
+
 /// Where the parts of a queue's ring are (2.6).
 #[derive(Debug)]
 pub struct Areas<'m> {
-    map: &'m Map,
     descriptors: Slice<'m>,
     driver: Slice<'m>,
     device: Slice<'m>,
+    /// The driver's index, as it was read last.
+    available: u16,
 }
 
 /// Bytes in a list of buffers.
@@ -145,39 +154,58 @@ impl Queue {
     }
 
     /// Looks the parts of the ring up in guest memory, once for as long as the device is called.
-    pub fn areas<'m>(&self, map: &'m Map) -> Result<Areas<'m>, Error> {
-        let size = usize::from(self.ring.size());
-        let look_up = |at, len| map.get_slice(GuestAddress(at), len).map_err(|_| self.broken());
+    pub fn areas<'m>(&self, memory: &mut Lookup<'m>) -> Result<Areas<'m>, Error> {
+        let (ring, size) = (&self.ring, usize::from(self.ring.size()));
+        // Each ring ends with an index that is there only with `EVENT_IDX`.
+        let event = if ring.event_idx_enabled() { 2 } else { 0 };
+        let mut look_up = |at, len| memory.slice(at, len).ok_or_else(|| self.broken());
         Ok(Areas {
-            map,
-            descriptors: look_up(self.ring.desc_table(), size * size_of::<Descriptor>())?,
-            driver: look_up(self.ring.avail_ring(), 4 + 2 * size)?,
-            device: look_up(self.ring.used_ring(), 4 + 8 * size)?,
+            descriptors: look_up(ring.desc_table(), size * size_of::<Descriptor>())?,
+            driver: look_up(ring.avail_ring(), 4 + 2 * size + event)?,
+            device: look_up(ring.used_ring(), 4 + 8 * size + event)?,
+            available: ring.next_avail(),
         })
+    }
+
+    /// Whether there is a chain that was not taken yet.
+    fn is_waiting(&self, areas: &mut Areas<'_>) -> Result<bool, Error> {
+        let next = self.ring.next_avail();
+        if areas.available == next {
+            // What the driver wrote before it moved the index on is read after it.
+            let index = areas.driver.load(2, Ordering::Acquire).map_err(|_| self.broken())?;
+            areas.available = u16::from_le(index);
+        }
+        if areas.available.wrapping_sub(next) > self.ring.size() {
+            return Err(self.broken());
+        }
+        Ok(areas.available != next)
     }
 
     /// Appends the next chain that the driver made available to `chain`, whose head is then this one's. Whether there
     /// was one.
-    pub fn pop<'m>(&mut self, areas: &Areas<'m>, chain: &mut Chain<'m>) -> Result<bool, Error> {
-        let (queue, size, next) = (self.index, self.ring.size(), self.ring.next_avail());
-        let ring = &areas.driver;
-        // What the driver wrote before it moved the index on is read after it.
-        let index = ring.load::<u16>(2, Ordering::Acquire).map_err(|_| self.broken())?;
-        match u16::from_le(index).wrapping_sub(next) {
-            0 => return Ok(false),
-            waiting if waiting > size => return Err(self.broken()),
-            _ => self.ring.set_next_avail(next.wrapping_add(1)),
+    pub fn pop<'m>(
+        &mut self,
+        memory: &mut Lookup<'m>,
+        areas: &mut Areas<'m>,
+        chain: &mut Chain<'m>,
+    ) -> Result<bool, Error> {
+        if !self.is_waiting(areas)? {
+            return Ok(false);
         }
+        let (queue, size, next) = (self.index, self.ring.size(), self.ring.next_avail());
+        self.ring.set_next_avail(next.wrapping_add(1));
         let entry = 4 + 2 * usize::from(next % size);
-        let head = u16::from_le(ring.load::<u16>(entry, Ordering::Relaxed).map_err(|_| self.broken())?);
+        let head = areas.driver.get_ref(entry).map_err(|_| self.broken())?.load();
+        let head = u16::from_le(head);
         let bad = || Error::Chain { queue, head };
-        let mut walk = Walk::new(areas.map, areas.descriptors, size, head);
+        let mut walk = Walk::new(areas.descriptors, size, head);
         let before = chain.writable.len();
         for _ in 0..MAX_CHAIN {
-            let descriptor = walk.next().ok_or_else(bad)?;
-            let (addr, len) = (descriptor.addr(), descriptor.len());
-            let outside = |_| Error::Outside { queue, addr: addr.0, len };
-            let slice = areas.map.get_slice(addr, len as usize).map_err(outside)?;
+            let descriptor = walk.next(memory).ok_or_else(bad)?;
+            let (addr, len) = (descriptor.addr().0, descriptor.len());
+            let Some(slice) = memory.slice(addr, len as usize) else {
+                return Err(Error::Outside { queue, addr, len });
+            };
             if descriptor.is_write_only() {
                 chain.writable.push(slice);
             } else if chain.writable.len() == before {
@@ -214,7 +242,7 @@ impl Queue {
     }
 
     /// Whether the driver wants to be interrupted for what was pushed since the last call (2.7.7.2, 2.7.10).
-    pub fn take_notification(&mut self, map: &Map) -> Result<bool, Error> {
+    pub fn take_notification(&mut self, areas: &Areas<'_>) -> Result<bool, Error> {
         let now = Wrapping(self.ring.next_used());
         let before = std::mem::replace(&mut self.told, now);
         if now == before {
@@ -223,9 +251,8 @@ impl Queue {
         // What was pushed has to be seen before the driver's wish is read.
         fence(Ordering::SeqCst);
         let event_idx = self.ring.event_idx_enabled();
-        let offset = if event_idx { 4 + 2 * u64::from(self.ring.size()) } else { 0 };
-        let at = self.ring.avail_ring().checked_add(offset).ok_or_else(|| self.broken())?;
-        let wish: u16 = map.load(GuestAddress(at), Ordering::Relaxed).map_err(|_| self.broken())?;
+        let at = if event_idx { 4 + 2 * usize::from(self.ring.size()) } else { 0 };
+        let wish = areas.driver.load(at, Ordering::Relaxed).map_err(|_| self.broken())?;
         let wish = u16::from_le(wish);
         Ok(if event_idx {
             now - Wrapping(wish) - Wrapping(1) < now - before
@@ -235,11 +262,19 @@ impl Queue {
     }
 
     /// Asks the driver to ring for the next chain; whether there is one already, which it may not ring for.
-    pub fn listen(&mut self, map: &Map) -> Result<bool, Error> {
-        if !self.ring.ready() {
-            return Ok(false);
-        }
-        self.ring.enable_notification(map).map_err(|_| self.broken())
+    pub fn listen(&mut self, areas: &mut Areas<'_>) -> Result<bool, Error> {
+        let next = self.ring.next_avail();
+        // Without `EVENT_IDX`, no flag says that the driver need not ring (2.7.10).
+        let (at, wish) = if self.ring.event_idx_enabled() {
+            (4 + 8 * usize::from(self.ring.size()), next)
+        } else {
+            (0, 0)
+        };
+        areas.device.store(wish.to_le(), at, Ordering::Relaxed).map_err(|_| self.broken())?;
+        // The wish has to be seen before the index is read.
+        fence(Ordering::SeqCst);
+        areas.available = next;
+        self.is_waiting(areas)
     }
 
     /// The state of the queue.

@@ -58,6 +58,8 @@ pub struct Block {
     config: Config,
     queue_sizes: Vec<u16>,
     flights: Flights,
+    /// Chains to give back, and how much was written to each: empty between calls.
+    used: Vec<(u16, u32)>,
     watched: bool,
 }
 
@@ -85,12 +87,18 @@ impl Block {
             options,
             queue_sizes: vec![QUEUE_SIZE; queues.into()],
             flights: Flights::default(),
+            used: Vec::new(),
             watched: false,
         }
     }
 
-    /// Begins what a chain asks for, and gives it back if that was done at once.
-    fn begin<'m>(&mut self, rings: &mut Rings<'m>, queue: u16, chain: Chain<'m>) -> Result<(), Error> {
+    /// Begins what a chain asks for: the bytes that were written to it if that was done at once.
+    fn begin<'m>(
+        &mut self,
+        rings: &Rings<'m>,
+        queue: u16,
+        chain: &mut Chain<'m>,
+    ) -> Result<Option<u32>, Error> {
         let head = chain.head;
         let request = Request::parse(chain)?;
         if let Some(limiter) = &mut self.options.limiter {
@@ -106,10 +114,10 @@ impl Block {
                         status_of(&result)
                     }
                     None => {
-                        let written = request.written();
-                        let answer = request.into_answer();
+                        let (written, status) = (request.written(), request.status());
+                        let answer = (std::mem::take(&mut chain.writable), status);
                         self.flights.take_off(id, queue, head, written, answer, rings.memory());
-                        return Ok(());
+                        return Ok(None);
                     }
                 }
             }
@@ -125,8 +133,28 @@ impl Block {
             Work::Refuse(status) => status,
         };
         request.answer(status);
-        let written = if status == Status::Ok { request.written() } else { 1 };
-        rings.push(queue, head, written)
+        Ok(Some(if status == Status::Ok { request.written() } else { 1 }))
+    }
+
+    /// Begins what the driver asks for, a bounded number of requests. What was done at once is added to `used`.
+    fn begin_all(&mut self, rings: &mut Rings<'_>, queue: u16) -> Result<(), Error> {
+        let mut chain = Chain::default();
+        for _ in 0..QUEUE_SIZE {
+            if !self.admits() {
+                return Ok(());
+            }
+            chain.clear();
+            while !rings.pop_into(queue, &mut chain)? {
+                if !rings.listen(queue)? {
+                    return Ok(());
+                }
+            }
+            if let Some(written) = self.begin(rings, queue, &mut chain)? {
+                self.used.push((chain.head, written));
+            }
+        }
+        rings.again(queue);
+        Ok(())
     }
 
     /// Gives back what has ended in the background.
@@ -206,24 +234,10 @@ impl VirtioDevice for Block {
     }
 
     fn process_queue(&mut self, cx: &mut Context<'_>, queue: u16) -> Result<(), Error> {
-        let mut left = QUEUE_SIZE;
-        loop {
-            if left == 0 {
-                cx.again(queue);
-                break;
-            }
-            if !self.admits() {
-                break;
-            }
-            match cx.pop(queue)? {
-                Some(chain) => {
-                    self.begin(cx, queue, chain)?;
-                    left -= 1;
-                }
-                None if cx.listen(queue)? => {}
-                None => break,
-            }
-        }
+        let begun = self.begin_all(cx, queue);
+        let pushed = cx.push_all(queue, &self.used);
+        self.used.clear();
+        begun.and(pushed)?;
         // What cannot be handed over now is handed over with the next.
         let _ = self.disk.submit();
         self.watch_disk(cx);

@@ -62,13 +62,12 @@ pub enum Status {
 
 /// A request, taken apart.
 #[derive(Debug)]
-pub struct Request<'m> {
+pub struct Request<'c, 'm> {
     header: (u32, u64),
     /// What the driver sends, after the header.
-    out: Vec<Slice<'m>>,
-    first_out: usize,
+    out: &'c [Slice<'m>],
     /// Where data for the driver goes.
-    data: Vec<Slice<'m>>,
+    data: &'c [Slice<'m>],
     /// The byte that the status goes to.
     status: Slice<'m>,
 }
@@ -84,11 +83,11 @@ pub enum Work<'a> {
     Refuse(Status),
 }
 
-impl<'m> Request<'m> {
+impl<'c, 'm> Request<'c, 'm> {
     /// Takes a chain apart. However its bytes are spread over buffers (2.7.4), the first sixteen that the driver sends
     /// are the header, and the last that it is sent is the status.
-    pub fn parse(chain: Chain<'m>) -> Result<Self, Error> {
-        let Chain { readable: mut out, writable: mut data, .. } = chain;
+    pub fn parse(chain: &'c mut Chain<'m>) -> Result<Self, Error> {
+        let Chain { readable: out, writable: data, .. } = chain;
         let mut header = [0; size_of::<Header>()];
         let (mut filled, mut first_out) = (0, 0);
         while filled < header.len() {
@@ -119,21 +118,21 @@ impl<'m> Request<'m> {
             }
         };
         let header = Header::read_from_bytes(&header).map_err(|_| Error::Request("no header"))?;
-        Ok(Self { header: (header.kind.get(), header.sector.get()), out, first_out, data, status })
+        Ok(Self { header: (header.kind.get(), header.sector.get()), out: &out[first_out..], data, status })
     }
 
     /// What is to be done on a disk of this geometry.
     pub fn work(&self, geometry: &Geometry, durable: bool) -> Work<'_> {
         let (kind, sector) = self.header;
-        let out = &self.out[self.first_out..];
+        let (out, data) = (self.out, self.data);
         let transfer = |buffers: &[Slice<'_>]| {
             let len = buffers.iter().map(|buffer| buffer.len() as u64).sum();
             place(geometry, sector, len)
         };
         let refuse = Work::Refuse(Status::IoErr);
         match kind {
-            kind::IN => match transfer(&self.data) {
-                Some(offset) => Work::Disk(Operation::Read { offset, to: &self.data }),
+            kind::IN => match transfer(data) {
+                Some(offset) => Work::Disk(Operation::Read { offset, to: data }),
                 None => refuse,
             },
             kind::OUT if geometry.readonly => refuse,
@@ -142,7 +141,7 @@ impl<'m> Request<'m> {
                 None => refuse,
             },
             kind::FLUSH => Work::Disk(Operation::Flush),
-            kind::GET_ID => Work::Identify(&self.data),
+            kind::GET_ID => Work::Identify(data),
             kind::DISCARD | kind::WRITE_ZEROES if geometry.readonly => refuse,
             kind::DISCARD | kind::WRITE_ZEROES => range(geometry, out, kind),
             _ => Work::Refuse(Status::Unsupp),
@@ -151,7 +150,7 @@ impl<'m> Request<'m> {
 
     /// Bytes of data in both directions.
     pub fn data_len(&self) -> u64 {
-        self.out[self.first_out..].iter().chain(&self.data).map(|buffer| buffer.len() as u64).sum()
+        self.out.iter().chain(self.data).map(|buffer| buffer.len() as u64).sum()
     }
 
     /// Bytes that the driver is sent when all goes well, the status among them.
@@ -160,9 +159,9 @@ impl<'m> Request<'m> {
         u32::try_from(data).map_or(u32::MAX, |len| len.saturating_add(1))
     }
 
-    /// Where data for the driver goes, and the byte for the status.
-    pub fn into_answer(self) -> (Vec<Slice<'m>>, Slice<'m>) {
-        (self.data, self.status)
+    /// The byte that the status goes to.
+    pub fn status(&self) -> Slice<'m> {
+        self.status
     }
 
     /// Tells the driver how it ended.
