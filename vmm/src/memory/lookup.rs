@@ -1,5 +1,6 @@
 //! From guest-physical addresses to slices of guest memory, for those that ask often.
 
+use vm_memory::volatile_memory::Error;
 use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::{Map, Slice};
@@ -20,24 +21,24 @@ impl<'m> Lookup<'m> {
         Self { map, last: None }
     }
 
-    /// The `len` bytes from `addr` on, if there is memory, in one region.
+    /// The `len` bytes from `addr` on, which have to be in one region.
     #[inline]
-    pub fn slice(&mut self, addr: u64, len: usize) -> Option<Slice<'m>> {
+    pub fn slice(&mut self, addr: u64, len: usize) -> Result<Slice<'m>, Error> {
         match &self.last {
             Some((start, region)) if addr.wrapping_sub(*start) < region.len() as u64 => {
-                region.subslice((addr - start) as usize, len).ok()
+                region.subslice((addr - start) as usize, len)
             }
             _ => self.search(addr, len),
         }
     }
 
     #[cold]
-    fn search(&mut self, addr: u64, len: usize) -> Option<Slice<'m>> {
-        let region = self.map.find_region(GuestAddress(addr))?;
-        let start = region.start_addr().raw_value();
-        let all = region.as_volatile_slice().ok()?;
-        self.last = Some((start, all));
-        all.subslice((addr - start) as usize, len).ok()
+    fn search(&mut self, addr: u64, len: usize) -> Result<Slice<'m>, Error> {
+        let region = self.map.find_region(GuestAddress(addr));
+        let found = region.and_then(|region| Some((region.start_addr(), region.as_volatile_slice().ok()?)));
+        let (start, all) = found.ok_or(Error::OutOfBounds { addr: addr as usize })?;
+        self.last = Some((start.raw_value(), all));
+        all.subslice((addr - start.raw_value()) as usize, len)
     }
 }
 
@@ -87,7 +88,7 @@ mod tests {
             for (addr, len) in asked {
                 let place = |slice: Slice<'_>| (slice.ptr_guard().as_ptr().addr(), slice.len());
                 let expected = map.get_slice(GuestAddress(addr), len).ok().map(place);
-                prop_assert_eq!(lookup.slice(addr, len).map(place), expected, "{:#x} {:#x}", addr, len);
+                prop_assert_eq!(lookup.slice(addr, len).ok().map(place), expected, "{:#x} {:#x}", addr, len);
             }
         }
     }

@@ -50,7 +50,7 @@ impl<'m> Walk<'m> {
             return None;
         }
         self.len = u16::try_from(len / size_of::<Descriptor>()).ok()?;
-        self.table = memory.slice(descriptor.addr().0, len)?;
+        self.table = memory.slice(descriptor.addr().0, len).ok()?;
         (self.next, self.left, self.indirect) = (0, self.len, true);
         Some(())
     }

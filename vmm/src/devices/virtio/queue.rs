@@ -4,6 +4,7 @@ use std::num::Wrapping;
 use std::sync::atomic::{Ordering, fence};
 
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{QueueOwnedT, QueueState, QueueT};
@@ -55,6 +56,9 @@ pub enum Error {
     Request(&'static str),
 }
 
+/// A list of buffers, which most chains need no allocation for.
+pub type Buffers<'m> = SmallVec<[Slice<'m>; 2]>;
+
 /// A chain of buffers that the driver made available. Nothing in it is read twice: what a device decides by, it copies
 /// out first.
 #[derive(Debug, Default)]
@@ -62,9 +66,9 @@ pub struct Chain<'m> {
     /// What gives it back: see [`super::Rings::push`].
     pub head: u16,
     /// Buffers to read from, in their order.
-    pub readable: Vec<Slice<'m>>,
+    pub readable: Buffers<'m>,
     /// Buffers to write to, in their order.
-    pub writable: Vec<Slice<'m>>,
+    pub writable: Buffers<'m>,
 }
 
 impl Chain<'_> {
@@ -158,7 +162,7 @@ impl Queue {
         let (ring, size) = (&self.ring, usize::from(self.ring.size()));
         // Each ring ends with an index that is there only with `EVENT_IDX`.
         let event = if ring.event_idx_enabled() { 2 } else { 0 };
-        let mut look_up = |at, len| memory.slice(at, len).ok_or_else(|| self.broken());
+        let mut look_up = |at, len| memory.slice(at, len).map_err(|_| self.broken());
         Ok(Areas {
             descriptors: look_up(ring.desc_table(), size * size_of::<Descriptor>())?,
             driver: look_up(ring.avail_ring(), 4 + 2 * size + event)?,
@@ -203,16 +207,17 @@ impl Queue {
         for _ in 0..MAX_CHAIN {
             let descriptor = walk.next(memory).ok_or_else(bad)?;
             let (addr, len) = (descriptor.addr().0, descriptor.len());
-            let Some(slice) = memory.slice(addr, len as usize) else {
-                return Err(Error::Outside { queue, addr, len });
-            };
-            if descriptor.is_write_only() {
-                chain.writable.push(slice);
+            let buffers = if descriptor.is_write_only() {
+                &mut chain.writable
             } else if chain.writable.len() == before {
-                chain.readable.push(slice);
+                &mut chain.readable
             } else {
                 return Err(Error::Order { queue, head });
-            }
+            };
+            let Ok(buffer) = memory.slice(addr, len as usize) else {
+                return Err(Error::Outside { queue, addr, len });
+            };
+            buffers.push(buffer);
             if !descriptor.has_next() {
                 chain.head = head;
                 return Ok(true);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use vm_memory::bitmap::Bitmap;
 
+use super::super::queue::Buffers;
 use super::request::Status;
 use crate::disk::Operation;
 use crate::memory::{Map, Slice};
@@ -16,7 +17,7 @@ pub struct Flight {
     head: u16,
     written: u32,
     // Before `_memory`, which they borrow from.
-    data: Vec<Slice<'static>>,
+    data: Buffers<'static>,
     status: Slice<'static>,
     _memory: Arc<Map>,
 }
@@ -60,11 +61,11 @@ impl Flights {
         queue: u16,
         head: u16,
         written: u32,
-        (data, status): (Vec<Slice<'_>>, Slice<'_>),
+        (data, status): (Buffers<'_>, Slice<'_>),
         memory: &Arc<Map>,
     ) {
         // SAFETY: only the lifetime changes, and the map that it stands for is kept beside it.
-        let data = unsafe { std::mem::transmute::<Vec<Slice<'_>>, Vec<Slice<'static>>>(data) };
+        let data = unsafe { std::mem::transmute::<Buffers<'_>, Buffers<'static>>(data) };
         // SAFETY: as above.
         let status = unsafe { std::mem::transmute::<Slice<'_>, Slice<'static>>(status) };
         let flight = Flight { queue, head, written, data, status, _memory: Arc::clone(memory) };
