@@ -14,7 +14,8 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::bus::Effect;
 use crate::devices::console::Terminal;
-use crate::devices::worker::{Source, Worker};
+use crate::devices::event_loop::Source;
+use crate::devices::worker::Worker;
 use crate::kvm;
 use crate::machine::{self, Board, Machine, MachineState};
 use crate::outcome::Outcome;

@@ -2,6 +2,7 @@
 //! sinks, and answers.
 
 pub mod console;
+pub mod event_loop;
 pub mod legacy;
 pub mod pci;
 pub mod rate;

@@ -1,24 +1,18 @@
-//! The event loop that devices do their work on: one thread, any number of sources. It takes part in quiescing.
+//! The thread that devices do their work on, any number of sources in one event loop. It takes part in quiescing.
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
 
-use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
+use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
+
+use super::event_loop::{Descriptors, EventLoop, Source};
 
 /// Bytes of stack for each thread: ample, and less than the huge page that a default stack would begin with.
 pub const STACK: usize = 256 << 10;
-
-/// Something that reacts to descriptors.
-pub trait Source: MutEventSubscriber + Send {
-    /// Brings what was begun to an end; nothing is begun after it. Called before the worker stops for good.
-    fn finish(&mut self) {}
-
-    /// Completes what is in flight, so that the device's state can be saved. Called when the worker pauses.
-    fn drain(&mut self) {}
-}
 
 enum Command {
     Pause(Sender<()>),
@@ -39,12 +33,12 @@ impl Worker {
     pub fn spawn(name: &str, sources: Vec<Box<dyn Source>>, paused: bool) -> io::Result<Self> {
         let wake = Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?);
         let (commands, received) = mpsc::channel();
-        let manager = EventManager::new().map_err(io::Error::other)?;
+        let events = EventLoop::new()?;
         let waker = Waker(Arc::clone(&wake));
         let thread = std::thread::Builder::new()
             .name(name.to_owned())
             .stack_size(STACK)
-            .spawn(move || serve(manager, waker, sources, &received, paused))?;
+            .spawn(move || serve(events, waker, sources, &received, paused))?;
         Ok(Self { thread, commands, wake })
     }
 
@@ -79,56 +73,47 @@ impl Worker {
 /// Brings the loop back to its commands.
 struct Waker(Arc<EventFd>);
 
-impl MutEventSubscriber for Waker {
-    fn init(&mut self, ops: &mut EventOps) {
+impl Source for Waker {
+    fn begin(&mut self, descriptors: &mut dyn Descriptors) {
         // Fails only for a descriptor that is not one.
-        let _ = ops.add(Events::new(self.0.as_ref(), EventSet::IN));
+        let _ = descriptors.add(self.0.as_raw_fd(), 0, EventSet::IN);
     }
 
-    fn process(&mut self, _events: Events, _ops: &mut EventOps) {
+    fn process(&mut self, _token: u32, _events: EventSet, _descriptors: &mut dyn Descriptors) {
         let _ = self.0.read();
     }
 }
 
-impl Source for Waker {}
-
 fn serve(
-    mut manager: EventManager<Box<dyn Source>>,
+    mut events: EventLoop,
     waker: Waker,
     sources: Vec<Box<dyn Source>>,
     commands: &Receiver<Command>,
     mut paused: bool,
 ) {
-    manager.add_subscriber(Box::new(waker));
-    let ids: Vec<_> = sources.into_iter().map(|source| manager.add_subscriber(source)).collect();
-    let each = |manager: &mut EventManager<Box<dyn Source>>, what: fn(&mut dyn Source)| {
-        for &id in &ids {
-            if let Ok(source) = manager.subscriber_mut(id) {
-                what(source.as_mut());
-            }
-        }
-    };
+    events.add(Box::new(waker));
+    sources.into_iter().for_each(|source| events.add(source));
     loop {
         loop {
             let command = if paused { commands.recv().ok() } else { commands.try_recv().ok() };
             match command {
                 Some(Command::Pause(acknowledge)) => {
-                    each(&mut manager, |source| source.drain());
+                    events.sources().for_each(Source::drain);
                     paused = true;
                     // Nobody waits any more when the owner has given up.
                     let _ = acknowledge.send(());
                 }
                 Some(Command::Resume) => paused = false,
                 Some(Command::Stop) => {
-                    each(&mut manager, |source| source.finish());
+                    events.sources().for_each(Source::finish);
                     return;
                 }
                 None if paused => return,
                 None => break,
             }
         }
-        // Fails only when a signal comes in between.
-        let _ = manager.run();
+        // Fails only for a loop that is not one.
+        let _ = events.turn(-1);
     }
 }
 
@@ -144,17 +129,15 @@ mod tests {
         calls: Sender<&'static str>,
     }
 
-    impl MutEventSubscriber for Counter {
-        fn init(&mut self, ops: &mut EventOps) {
-            ops.add(Events::new(self.event.as_ref(), EventSet::IN)).unwrap();
+    impl Source for Counter {
+        fn begin(&mut self, descriptors: &mut dyn Descriptors) {
+            descriptors.add(self.event.as_raw_fd(), 0, EventSet::IN).unwrap();
         }
 
-        fn process(&mut self, _events: Events, _ops: &mut EventOps) {
+        fn process(&mut self, _token: u32, _events: EventSet, _descriptors: &mut dyn Descriptors) {
             self.seen.fetch_add(u32::try_from(self.event.read().unwrap()).unwrap(), Ordering::SeqCst);
         }
-    }
 
-    impl Source for Counter {
         fn finish(&mut self) {
             self.calls.send("finish").unwrap();
         }

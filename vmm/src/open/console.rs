@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::{Error, Taken, writable};
 use crate::config::{ConsoleDevice, DevicesSpec};
 use crate::devices::console::{ConsoleOutput, OutputPump, Sink};
+use crate::devices::event_loop::Source;
 use crate::devices::virtio::{Console, ConsoleInput, MAX_PORTS, Port};
-use crate::devices::worker::Source;
 
 /// Everything that has to do with consoles and is no device.
 #[derive(Debug)]

@@ -6,15 +6,20 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
-use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use rustix::fs::OFlags;
 use rustix::stdio::stdin;
 use rustix::termios::isatty;
+use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::escape::{Escape, HELP, Key};
 use super::{ConsoleOutput, Terminal, sink};
-use crate::devices::worker::Source;
+use crate::devices::event_loop::{Descriptors, Source};
+
+/// Token of the event that the port has room.
+const ROOM: u32 = 0;
+/// Token of the event that there is input.
+const INPUT: u32 = 1;
 
 /// Keys that wait at most for a guest that does not take them; what is typed beyond is lost.
 const TYPED_AHEAD: usize = 64 << 10;
@@ -136,30 +141,30 @@ fn shared() -> io::Result<File> {
     Ok(stdin().as_fd().try_clone_to_owned()?.into())
 }
 
-impl MutEventSubscriber for InputPump {
-    fn init(&mut self, ops: &mut EventOps) {
+impl Source for InputPump {
+    fn begin(&mut self, descriptors: &mut dyn Descriptors) {
         // A worker that cannot listen at all would have failed before.
-        let _ = ops.add(Events::new(self.port.room_event().as_ref(), EventSet::IN));
-        self.process(Events::empty(self.port.room_event().as_ref()), ops);
+        let _ = descriptors.add(self.port.room_event().as_raw_fd(), ROOM, EventSet::IN);
+        self.process(ROOM, EventSet::empty(), descriptors);
     }
 
-    fn process(&mut self, events: Events, ops: &mut EventOps) {
-        let is_room = events.fd() == self.port.room_event().as_raw_fd();
+    fn process(&mut self, token: u32, _events: EventSet, descriptors: &mut dyn Descriptors) {
+        let is_room = token == ROOM;
         if is_room {
             let _ = self.port.room_event().read();
             self.pass_on();
         }
         let Some(input) = &self.input else { return };
-        let of_input = Events::new(input, EventSet::IN);
+        let input = input.as_raw_fd();
         if !self.listening {
-            self.listening = ops.add(of_input).is_ok();
+            self.listening = descriptors.add(input, INPUT, EventSet::IN).is_ok();
         }
         if is_room && self.listening {
             return;
         }
         let pumped = self.pump();
         if self.listening && !matches!(pumped, Pumped::InputEmpty) {
-            let _ = ops.remove(of_input);
+            descriptors.remove(input);
             self.listening = false;
         }
         if matches!(pumped, Pumped::InputEnded) {
@@ -167,8 +172,6 @@ impl MutEventSubscriber for InputPump {
         }
     }
 }
-
-impl Source for InputPump {}
 
 #[cfg(test)]
 mod tests {

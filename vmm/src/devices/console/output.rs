@@ -2,18 +2,19 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
 
+use vmm_sys_util::epoll::EventSet;
+
 use super::Sink;
-use crate::devices::worker::Source;
+use crate::devices::event_loop::{Descriptors, Source};
 
 /// Bytes that wait at most; what the guest writes beyond is lost, and counted.
 const CAPACITY: usize = 1 << 20;
@@ -139,33 +140,33 @@ impl OutputPump {
             }
         }
     }
-
-    fn ready_to_write(&self) -> Option<Events> {
-        self.sink.as_ref().map(|sink| Events::new(sink, EventSet::OUT))
-    }
 }
 
-impl MutEventSubscriber for OutputPump {
-    fn init(&mut self, ops: &mut EventOps) {
+impl Source for OutputPump {
+    fn begin(&mut self, descriptors: &mut dyn Descriptors) {
         // A worker that cannot listen at all would have failed before.
-        let _ = ops.add(Events::new(&self.queue.0.filled, EventSet::IN));
+        let _ = descriptors.add(self.queue.0.filled.as_raw_fd(), 0, EventSet::IN);
     }
 
-    fn process(&mut self, _events: Events, ops: &mut EventOps) {
+    fn process(&mut self, _token: u32, _events: EventSet, descriptors: &mut dyn Descriptors) {
         // Nothing to read when it was the sink that woke us.
         let _ = rustix::io::read(&self.queue.0.filled, &mut [0; 8]);
-        let events = self.ready_to_write();
+        let sink = self.sink.as_ref().map(AsRawFd::as_raw_fd);
         let must_wait = self.pump();
         if must_wait == self.waiting {
             return;
         }
         self.waiting = must_wait;
-        // A regular file cannot be waited for, and never has to be.
-        let _ = events.map(|events| if must_wait { ops.add(events) } else { ops.remove(events) });
+        match sink {
+            // A regular file cannot be waited for, and never has to be.
+            Some(sink) if must_wait => {
+                let _ = descriptors.add(sink, 0, EventSet::OUT);
+            }
+            Some(sink) => descriptors.remove(sink),
+            None => {}
+        }
     }
-}
 
-impl Source for OutputPump {
     /// Writes out what the guest has said, as long as the reader takes it.
     fn finish(&mut self) {
         self.finish_within(LONGEST);

@@ -4,11 +4,12 @@ use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
-use event_manager::{EventOps, EventSet, Events};
+use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::queue::{Areas, Chain, Error, Queue};
 use super::transport::Transport;
+use crate::devices::event_loop::Descriptors;
 use crate::memory::{Lookup, Map};
 
 /// A queue, where its ring is, and what finds its buffers.
@@ -156,31 +157,6 @@ impl<'a> Rings<'a> {
             }
         }
         self.notify(queue)
-    }
-}
-
-/// Where descriptors are watched: the worker's event loop.
-pub trait Descriptors {
-    /// Begins to watch.
-    fn add(&mut self, fd: RawFd, token: u32, events: EventSet) -> std::io::Result<()>;
-    /// Watches for other events.
-    fn modify(&mut self, fd: RawFd, token: u32, events: EventSet) -> std::io::Result<()>;
-    /// Watches no more.
-    fn remove(&mut self, fd: RawFd);
-}
-
-impl Descriptors for EventOps<'_> {
-    fn add(&mut self, fd: RawFd, token: u32, events: EventSet) -> std::io::Result<()> {
-        Self::add(self, Events::with_data_raw(fd, token, events)).map_err(std::io::Error::other)
-    }
-
-    fn modify(&mut self, fd: RawFd, token: u32, events: EventSet) -> std::io::Result<()> {
-        Self::modify(self, Events::with_data_raw(fd, token, events)).map_err(std::io::Error::other)
-    }
-
-    fn remove(&mut self, fd: RawFd) {
-        // Fails only for a descriptor that is not watched.
-        let _ = Self::remove(self, Events::empty_raw(fd));
     }
 }
 

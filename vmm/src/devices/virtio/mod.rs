@@ -28,7 +28,7 @@ mod vsock;
 
 pub use block::{Block, Options as BlockOptions};
 pub use console::{Console, ConsoleInput, MAX_PORTS, Port};
-pub use context::{Context, Descriptors, Rings};
+pub use context::{Context, Rings};
 pub use entropy::Entropy;
 pub use net::{Backend as NetBackend, Net, NetOptions, Stream, Tap};
 #[cfg(any(test, feature = "testing"))]
@@ -40,6 +40,8 @@ pub use vsock::FakePeers;
 pub use vsock::{Endpoint, Peers, Vsock};
 
 use std::sync::Arc;
+
+use vmm_sys_util::epoll::EventSet;
 
 use crate::memory::Mapping;
 use crate::state;
@@ -124,12 +126,7 @@ pub trait VirtioDevice: Send {
     fn process_queue(&mut self, cx: &mut Context<'_>, queue: u16) -> Result<(), Error>;
 
     /// A descriptor that the device watches is ready; `token` is what it was watched by.
-    fn process_event(
-        &mut self,
-        _cx: &mut Context<'_>,
-        _token: u32,
-        _events: event_manager::EventSet,
-    ) -> Result<(), Error> {
+    fn process_event(&mut self, _cx: &mut Context<'_>, _token: u32, _events: EventSet) -> Result<(), Error> {
         Ok(())
     }
 

@@ -8,8 +8,8 @@ mod tests;
 
 use std::io;
 
-use event_manager::EventSet;
 use serde::{Deserialize, Serialize};
+use vmm_sys_util::epoll::EventSet;
 use zerocopy::IntoBytes;
 
 use super::{Chain, Context, DeviceKind, Error, Rings, VirtioDevice, read_bytes};

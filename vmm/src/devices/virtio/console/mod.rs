@@ -7,8 +7,8 @@ mod tests;
 use std::io::Write;
 use std::sync::Arc;
 
-use event_manager::EventSet;
 use serde::{Deserialize, Serialize};
+use vmm_sys_util::epoll::EventSet;
 use zerocopy::byteorder::little_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 

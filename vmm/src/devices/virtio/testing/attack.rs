@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use event_manager::EventSet;
 use virtio_bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
+use vmm_sys_util::epoll::EventSet;
 
 use super::{
     AVAIL, BUFFERS, Core, FakeDriver, FakeTransport, MEMORY, RINGS, RINGS_STRIDE, USED, Worker, descriptor,

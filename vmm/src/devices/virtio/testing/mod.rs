@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use event_manager::{EventManager, SubscriberOps};
 use virtio_bindings::virtio_config::VIRTIO_CONFIG_S_NEEDS_RESET;
 use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 use virtio_queue::QueueT;
@@ -17,6 +16,7 @@ use virtio_queue::QueueT;
 use super::VirtioDevice;
 use super::transport::{Area, Core, CoreState, DeviceSource, Transport};
 use crate::config::{HugePages, MemorySpec};
+use crate::devices::event_loop::EventLoop;
 use crate::memory::Memory;
 use crate::memory::layout::RamLayout;
 use crate::state;
@@ -86,7 +86,7 @@ struct Ring {
 /// What does the device's share of the worker's work.
 enum Worker {
     /// The event loop that a VM has.
-    Loop(EventManager<DeviceSource>),
+    Loop(EventLoop),
     /// Calls in a row.
     Steps(Steps),
 }
@@ -133,8 +133,8 @@ impl FakeDriver {
     fn on(memory: Memory, device: Box<dyn VirtioDevice>) -> Self {
         let transport = Arc::new(FakeTransport::default());
         let core = Arc::new(Core::new(device, memory.clone(), transport.clone()).unwrap());
-        let mut worker = EventManager::new().unwrap();
-        worker.add_subscriber(DeviceSource::new(Arc::clone(&core)));
+        let mut worker = EventLoop::new().unwrap();
+        worker.add(Box::new(DeviceSource::new(Arc::clone(&core))));
         Self { core, memory, transport, worker: Worker::Loop(worker), rings: Vec::new(), buffers: BUFFERS }
     }
 
@@ -179,7 +179,7 @@ impl FakeDriver {
         match &mut self.worker {
             // A queue that is processed again and again would keep it here.
             Worker::Loop(worker) => {
-                (0..1000).any(|_| worker.run_with_timeout(0).unwrap() == 0);
+                (0..1000).any(|_| worker.turn(0).unwrap() == 0);
             }
             Worker::Steps(steps) => steps.run(&self.core),
         }
@@ -188,7 +188,7 @@ impl FakeDriver {
     /// Lets the worker wait for something to do, at most a second, and do it.
     pub fn wait(&mut self) {
         if let Worker::Loop(worker) = &mut self.worker {
-            worker.run_with_timeout(1000).unwrap();
+            worker.turn(1000).unwrap();
         }
         self.run();
     }

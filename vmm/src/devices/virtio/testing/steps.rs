@@ -4,9 +4,9 @@
 use std::io;
 use std::os::fd::RawFd;
 
-use event_manager::EventSet;
+use vmm_sys_util::epoll::EventSet;
 
-use crate::devices::virtio::Descriptors;
+use crate::devices::event_loop::Descriptors;
 use crate::devices::virtio::transport::Core;
 
 /// What is watched: descriptors, and their tokens.

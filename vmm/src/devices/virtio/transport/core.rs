@@ -9,16 +9,17 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::{io, mem};
 
-use event_manager::EventSet;
 use virtio_bindings::virtio_config::{
     VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET, VIRTIO_F_VERSION_1,
 };
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_queue::QueueT;
+use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{DEVICE_TOKEN, Doorbell, Transport};
-use crate::devices::virtio::{Context, Descriptors, DeviceKind, Error, Queue, Rings, VirtioDevice};
+use crate::devices::event_loop::Descriptors;
+use crate::devices::virtio::{Context, DeviceKind, Error, Queue, Rings, VirtioDevice};
 use crate::memory::Memory;
 pub use selects::Selects;
 pub use state::CoreState;

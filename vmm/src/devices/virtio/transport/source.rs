@@ -1,11 +1,12 @@
 //! A device on the worker's event loop.
 
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+use vmm_sys_util::epoll::EventSet;
 
 use super::{Core, WAKE_TOKEN};
-use crate::devices::worker::Source;
+use crate::devices::event_loop::{Descriptors, Source};
 
 /// Brings the worker's events to a [`Core`].
 pub struct DeviceSource(Arc<Core>);
@@ -18,26 +19,24 @@ impl DeviceSource {
     }
 }
 
-impl MutEventSubscriber for DeviceSource {
-    fn init(&mut self, ops: &mut EventOps) {
+impl Source for DeviceSource {
+    fn begin(&mut self, descriptors: &mut dyn Descriptors) {
         // Edge-triggered, each write is an event, and nobody needs to read the counter. Adding fails only for a
         // descriptor that is not one.
         let events = EventSet::IN | EventSet::EDGE_TRIGGERED;
-        let _ = ops.add(Events::with_data(self.0.wake_event(), WAKE_TOKEN, events));
+        let _ = descriptors.add(self.0.wake_event().as_raw_fd(), WAKE_TOKEN, events);
         for (doorbell, queue) in self.0.doorbells().iter().zip(0..) {
-            let _ = ops.add(Events::with_data(doorbell.as_ref(), queue, events));
+            let _ = descriptors.add(doorbell.as_raw_fd(), queue, events);
         }
     }
 
-    fn process(&mut self, events: Events, ops: &mut EventOps) {
-        match events.data() {
-            WAKE_TOKEN => self.0.settle(ops),
-            token => self.0.process(token, events.event_set(), ops),
+    fn process(&mut self, token: u32, events: EventSet, descriptors: &mut dyn Descriptors) {
+        match token {
+            WAKE_TOKEN => self.0.settle(descriptors),
+            token => self.0.process(token, events, descriptors),
         }
     }
-}
 
-impl Source for DeviceSource {
     fn finish(&mut self) {
         self.0.finish();
     }

@@ -16,8 +16,8 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-use event_manager::EventSet;
 use serde::{Deserialize, Serialize};
+use vmm_sys_util::epoll::EventSet;
 use zerocopy::IntoBytes;
 
 use super::scatter::{copy_in, copy_out};

@@ -4,10 +4,10 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 
-use event_manager::EventSet;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{Shutdown, shutdown};
+use vmm_sys_util::epoll::EventSet;
 
 use super::LISTENER;
 use super::muxer::{Key, MAX_STREAMS};
