@@ -105,6 +105,18 @@ impl<'a> Rings<'a> {
         self.ring(queue)?.map_or(Ok(()), |(ring, areas, _)| ring.push(areas, used))
     }
 
+    /// A queue's number of descriptors, as the driver has set it.
+    #[must_use]
+    pub fn size(&self, queue: u16) -> u16 {
+        self.queues.get(usize::from(queue)).map_or(0, Queue::size)
+    }
+
+    /// Chains that were pushed to a queue since the last [`Rings::notify`].
+    #[must_use]
+    pub fn untold(&self, queue: u16) -> u16 {
+        self.queues.get(usize::from(queue)).map_or(0, Queue::untold)
+    }
+
     /// Interrupts the driver for what was pushed, if it wants that. Once after a batch is enough.
     pub fn notify(&mut self, queue: u16) -> Result<(), Error> {
         let Some((ring, areas, _)) = self.ring(queue)? else { return Ok(()) };
@@ -140,7 +152,7 @@ impl<'a> Rings<'a> {
         queue: u16,
         mut serve: impl FnMut(&Chain<'a>) -> Result<u32, Error>,
     ) -> Result<(), Error> {
-        let mut left = self.queues.get(usize::from(queue)).map_or(0, Queue::size);
+        let mut left = self.size(queue);
         loop {
             match self.pop(queue)? {
                 Some(chain) => {

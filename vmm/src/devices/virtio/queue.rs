@@ -246,6 +246,12 @@ impl Queue {
         Ok(())
     }
 
+    /// Chains that were given back since the driver was last told, or had the chance to be.
+    #[must_use]
+    pub fn untold(&self) -> u16 {
+        (Wrapping(self.ring.next_used()) - self.told).0
+    }
+
     /// Whether the driver wants to be interrupted for what was pushed since the last call (2.7.7.2, 2.7.10).
     pub fn take_notification(&mut self, areas: &Areas<'_>) -> Result<bool, Error> {
         let now = Wrapping(self.ring.next_used());

@@ -5,6 +5,7 @@
 //!       ◀─ packets ─ headers by Muxer, data straight from a socket into the driver's buffers ◀─
 //! ```
 
+mod delay;
 mod endpoint;
 mod muxer;
 mod packet;
@@ -21,8 +22,9 @@ use vmm_sys_util::epoll::EventSet;
 use zerocopy::IntoBytes;
 
 use super::scatter::{copy_in, copy_out};
-use super::{Chain, Context, DeviceKind, Error, VirtioDevice, read_bytes};
+use super::{Chain, Context, DeviceKind, Error, Rings, VirtioDevice, read_bytes};
 use crate::state::{self, Saved};
+use delay::Delay;
 pub use endpoint::{Endpoint, Peers};
 use endpoint::{Request, read_request};
 use muxer::{Effect, Key, Muxer};
@@ -42,6 +44,8 @@ pub const EVENT: u16 = 2;
 const QUEUE_SIZE: u16 = 256;
 /// What the listening socket is watched by; connections have their places in [`Sockets`].
 const LISTENER: u32 = (1 << 31) - 1;
+/// What the timer of [`Delay`] is watched by.
+const TIMER: u32 = LISTENER - 1;
 /// Connections that are accepted before others have their turn.
 const ACCEPTS: usize = 16;
 
@@ -51,6 +55,7 @@ pub struct Vsock {
     peers: Box<dyn Peers>,
     muxer: Muxer,
     sockets: Sockets,
+    delay: Delay,
     /// The guest has to hear that all its streams are gone.
     lost: bool,
 }
@@ -72,7 +77,7 @@ impl Vsock {
     pub fn new(guest_cid: u32, peers: Box<dyn Peers>) -> Self {
         let guest_cid = guest_cid.into();
         let muxer = Muxer::new(guest_cid);
-        Self { guest_cid, peers, muxer, sockets: Sockets::default(), lost: false }
+        Self { guest_cid, peers, muxer, sockets: Sockets::default(), delay: Delay::default(), lost: false }
     }
 
     /// Takes the packets that the driver sends.
@@ -82,6 +87,7 @@ impl Vsock {
             match cx.pop(TRANSMIT)? {
                 Some(chain) => {
                     self.take(cx, &chain)?;
+                    self.delay.taken(super::queue::total(&chain.readable));
                     cx.push(TRANSMIT, chain.head, 0)?;
                     left -= 1;
                 }
@@ -92,6 +98,12 @@ impl Vsock {
         if left == 0 {
             cx.again(TRANSMIT);
         }
+        // While the driver has most of its queue left, it need not hear at once.
+        let untold = cx.untold(TRANSMIT);
+        if untold == 0 || untold < cx.size(TRANSMIT) / 4 && self.delay.start(cx) {
+            return Ok(());
+        }
+        self.delay.told();
         cx.notify(TRANSMIT)
     }
 
@@ -135,8 +147,9 @@ impl Vsock {
             self.muxer.shut(key, packet::SHUT_RECEIVE);
         }
         if let Effect::Closed(key) = self.muxer.forwarded(key, outcome.len) {
-            self.close(cx, key);
+            return self.close(cx, key);
         }
+        self.sockets.watch(cx, key);
     }
 
     fn close(&mut self, cx: &mut Context<'_>, key: Key) {
@@ -240,6 +253,10 @@ impl VirtioDevice for Vsock {
             self.accept(cx);
             return Ok(());
         }
+        if token == TIMER {
+            self.delay.expired();
+            return cx.notify(TRANSMIT);
+        }
         self.shake_hands(cx, token);
         if let Some(key) = self.sockets.key(token) {
             self.stir(cx, token, key, events);
@@ -247,14 +264,21 @@ impl VirtioDevice for Vsock {
         self.deliver(cx)
     }
 
+    fn drain(&mut self, rings: &mut Rings<'_>) {
+        self.delay.told();
+        // A driver that broke its rings hears nothing.
+        let _ = rings.notify(TRANSMIT);
+    }
+
     fn reset(&mut self) {
         self.muxer.clear();
         self.sockets = Sockets::default();
+        self.delay = Delay::default();
         self.lost = false;
     }
 
     fn save(&self) -> Vec<u8> {
-        let Self { guest_cid, peers: _, muxer: _, sockets: _, lost: _ } = self;
+        let Self { guest_cid, peers: _, muxer: _, sockets: _, delay: _, lost: _ } = self;
         state::encode(&VsockState { guest_cid: *guest_cid })
     }
 

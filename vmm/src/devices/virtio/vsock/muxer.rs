@@ -1,7 +1,7 @@
 //! All streams between a guest and the host, as a state machine: packets of the guest and what happens to the host's
 //! sockets go in, packets for the guest come out. It holds no data, only counts.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::num::Wrapping;
 
 use super::packet::{HOST_CID, Header, SHUT_BOTH, STREAM, op};
@@ -54,7 +54,7 @@ pub enum Effect {
 #[derive(Debug)]
 pub struct Muxer {
     guest_cid: u64,
-    streams: HashMap<Key, Stream>,
+    streams: BTreeMap<Key, Stream>,
     /// Streams that have something else than data to send.
     due: VecDeque<Key>,
     resets: VecDeque<(Key, u16)>,
@@ -67,7 +67,7 @@ impl Muxer {
     pub fn new(guest_cid: u64) -> Self {
         Self {
             guest_cid,
-            streams: HashMap::new(),
+            streams: BTreeMap::new(),
             due: VecDeque::new(),
             resets: VecDeque::new(),
             next_port: LOCAL_PORTS.start,

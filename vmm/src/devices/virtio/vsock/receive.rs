@@ -91,7 +91,6 @@ impl Vsock {
             Ok(len) => {
                 // Less than there was room for: there was no more, unless its end is to come.
                 socket.readable = len == room || socket.hung_up;
-                socket.burst = if len == room { (2 * socket.burst).min(MOST) } else { 1 };
                 let mut left = len;
                 let mut used = Vec::with_capacity(buffers.len());
                 for (chain, here) in &buffers {
@@ -106,6 +105,8 @@ impl Vsock {
                 }
                 cx.push_all(RECEIVE, &used)?;
                 taken = used.len();
+                // What comes next is about as much.
+                socket.burst = if len == room { (2 * socket.burst).min(MOST) } else { taken };
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => socket.readable = false,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}

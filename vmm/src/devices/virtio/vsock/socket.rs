@@ -1,6 +1,6 @@
 //! The host's end of each stream: a Unix socket, and bytes of the guest that wait because its reader is slow.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 
@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::net::{Shutdown, shutdown};
 use vmm_sys_util::epoll::EventSet;
 
-use super::LISTENER;
+use super::TIMER;
 use super::muxer::{Key, MAX_STREAMS};
 use super::packet::{Header, SHUT_RECEIVE, SHUT_SEND};
 use crate::devices::virtio::Context;
@@ -18,7 +18,10 @@ use crate::memory::Slice;
 
 /// Places for connections: streams, and host programs that have not said yet what they want.
 const PLACES: usize = 2 * MAX_STREAMS;
-const _: () = assert!(PLACES < LISTENER as usize);
+/// Edge-triggered: one who may not be read yet costs nothing. Room for more is no event before it is waited for, since
+/// there is some more each time the other end reads.
+const EVENTS: EventSet = EventSet::IN.union(EventSet::READ_HANG_UP).union(EventSet::EDGE_TRIGGERED);
+const _: () = assert!(PLACES < TIMER as usize);
 
 /// The host's end of a stream.
 #[derive(Debug)]
@@ -38,6 +41,8 @@ pub(super) struct Socket {
     pub(super) burst: usize,
     /// Bytes of the guest that wait; at most what it was granted.
     backlog: VecDeque<u8>,
+    /// It is watched for room for them.
+    blocked: bool,
     /// The guest sends no more, which its reader has to learn.
     last: bool,
     /// Nobody is there to receive.
@@ -64,6 +69,7 @@ impl Socket {
             ended: false,
             burst: 1,
             backlog: VecDeque::new(),
+            blocked: false,
             last: false,
             gone: false,
         }
@@ -146,7 +152,7 @@ impl Socket {
 pub(super) struct Sockets {
     places: Vec<Option<Socket>>,
     free: Vec<u32>,
-    by_key: HashMap<Key, u32>,
+    by_key: BTreeMap<Key, u32>,
     /// Places of those that have something for the guest.
     line: VecDeque<u32>,
 }
@@ -159,9 +165,7 @@ impl Sockets {
             return Err(io::ErrorKind::QuotaExceeded.into());
         }
         let place = self.free.last().copied().unwrap_or(fresh as u32);
-        // Edge-triggered: one who may not be read yet costs nothing, and is never watched anew.
-        let events = EventSet::IN | EventSet::OUT | EventSet::READ_HANG_UP | EventSet::EDGE_TRIGGERED;
-        cx.watch(&fd, place, events)?;
+        cx.watch(&fd, place, EVENTS)?;
         if self.free.pop().is_none() {
             self.places.push(None);
         }
@@ -235,6 +239,19 @@ impl Sockets {
     /// Writes what waits.
     pub(super) fn flush(&mut self, key: Key) -> Written {
         self.of(key).map(Socket::flush).unwrap_or_default()
+    }
+
+    /// Has a socket watched for room while bytes wait.
+    pub(super) fn watch(&mut self, cx: &mut Context<'_>, key: Key) {
+        let Some(place) = self.find(key) else { return };
+        let Some(socket) = self.get(place) else { return };
+        let blocked = !socket.backlog.is_empty();
+        if socket.blocked != blocked {
+            let events = if blocked { EVENTS | EventSet::OUT } else { EVENTS };
+            // Room that there is already is an event then. Fails only for a descriptor that is not watched.
+            let _ = cx.watch(&socket.fd, place, events);
+            socket.blocked = blocked;
+        }
     }
 
     /// The guest receives or sends no more.

@@ -161,6 +161,45 @@ fn the_guest_talks_to_a_host_program() {
 }
 
 #[test]
+fn the_driver_hears_what_was_taken() {
+    let mut guest = Guest::new();
+    let update = Guest::header(Key { host: 80, guest: 1024 }, op::CREDIT_UPDATE);
+    let large = vec![0; 16 << 10];
+    for (count, data, at_once) in
+        [(3, &[][..], false), (QUEUE_SIZE / 4, &[], true), (1, &large, true), (1, &[], false)]
+    {
+        let header = Header { len: (data.len() as u32).into(), ..update };
+        let before = guest.driver.interrupts(TRANSMIT);
+        for _ in 0..count {
+            guest.driver.offer(TRANSMIT, &[header.as_bytes(), data], &[]);
+        }
+        guest.driver.kick(TRANSMIT);
+        let told = |guest: &Guest| guest.driver.interrupts(TRANSMIT) > before;
+        assert!(told(&guest) || !at_once, "{count} packets with {} bytes", data.len());
+        let late = told(&guest)
+            || (0..60).any(|_| {
+                guest.driver.wait();
+                told(&guest)
+            });
+        assert!(late, "{count} packets when the time has come");
+        for _ in 0..count {
+            guest.driver.take(TRANSMIT).expect("taken");
+        }
+    }
+}
+
+#[test]
+fn before_a_pause_the_driver_hears_of_all() {
+    let mut guest = Guest::new();
+    let before = guest.driver.interrupts(TRANSMIT);
+    let update = Guest::header(Key { host: 80, guest: 1024 }, op::CREDIT_UPDATE);
+    guest.driver.offer(TRANSMIT, &[update.as_bytes()], &[]);
+    guest.driver.kick(TRANSMIT);
+    guest.driver.core.drain();
+    assert!(guest.driver.interrupts(TRANSMIT) > before);
+}
+
+#[test]
 fn a_refusal_closes_the_socket() {
     let mut guest = Guest::new();
     let mut stream = guest.dial(1);
