@@ -64,7 +64,8 @@ pub fn part<'m>(buffers: &[Slice<'m>], skip: usize, len: usize) -> Vec<Slice<'m>
     parts(buffers, skip, len).collect()
 }
 
-fn parts<'b, 'm>(
+/// As [`part`], one after the other.
+pub fn parts<'b, 'm>(
     buffers: &'b [Slice<'m>],
     mut skip: usize,
     mut len: usize,

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use vmm_sys_util::epoll::EventSet;
 use zerocopy::IntoBytes;
 
+use super::queue::total;
 use super::scatter::{copy_in, copy_out};
 use super::{Chain, Context, DeviceKind, Error, Rings, VirtioDevice, read_bytes};
 use crate::state::{self, Saved};
@@ -83,16 +84,17 @@ impl Vsock {
     /// Takes the packets that the driver sends.
     fn transmit(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
         let mut left = QUEUE_SIZE;
+        let mut chain = Chain::default();
         while left > 0 {
-            match cx.pop(TRANSMIT)? {
-                Some(chain) => {
-                    self.take(cx, &chain)?;
-                    self.delay.taken(super::queue::total(&chain.readable));
-                    cx.push(TRANSMIT, chain.head, 0)?;
-                    left -= 1;
-                }
-                None if cx.listen(TRANSMIT)? => {}
-                None => break,
+            chain.readable.clear();
+            chain.writable.clear();
+            if cx.pop_into(TRANSMIT, &mut chain)? {
+                self.take(cx, &chain)?;
+                self.delay.taken(total(&chain.readable));
+                cx.push(TRANSMIT, chain.head, 0)?;
+                left -= 1;
+            } else if !cx.listen(TRANSMIT)? {
+                break;
             }
         }
         if left == 0 {
@@ -115,7 +117,7 @@ impl Vsock {
             return Err(Error::Request("a packet of the socket device is shorter than its header"));
         }
         let len = header.len.get() as usize;
-        if (super::queue::total(&chain.readable) - Header::LEN as u64) < len as u64 {
+        if (total(&chain.readable) - Header::LEN as u64) < len as u64 {
             return Err(Error::Request("a packet of the socket device is shorter than it says"));
         }
         match self.muxer.receive(&header) {

@@ -1,19 +1,29 @@
 //! From the muxer and the sockets to the guest: packets into the buffers that the driver has made available.
 
 use std::io;
+use std::ops::Range;
 
 use zerocopy::IntoBytes;
 
 use super::packet::Header;
 use super::{QUEUE_SIZE, RECEIVE, Vsock};
 use crate::devices::virtio::queue::total;
-use crate::devices::virtio::scatter::{copy_in, part, readv};
+use crate::devices::virtio::scatter::{copy_in, parts, readv};
 use crate::devices::virtio::{Chain, Context, Error};
 
 /// Buffers that are read into at once, at most.
 const MOST: usize = 32;
 
 const TOO_SMALL: Error = Error::Request("a buffer for packets of the socket device has no room for one");
+
+/// A buffer of the driver's.
+struct Buffer {
+    head: u16,
+    /// Where its pieces are in the list of those of all buffers.
+    pieces: Range<usize>,
+    /// Bytes of data that it may take.
+    room: usize,
+}
 
 impl Vsock {
     /// Gives the guest what there is for it, as far as it has made buffers available.
@@ -64,24 +74,27 @@ impl Vsock {
             // The packet that grants more puts it back into the line.
             return Ok(Some(0));
         }
-        let mut buffers: Vec<(Chain<'_>, usize)> = Vec::with_capacity(socket.burst);
-        let mut room = 0;
-        while buffers.len() < socket.burst && room < credit {
-            let Some(chain) = cx.pop(RECEIVE)? else { break };
-            let here = total(&chain.writable).saturating_sub(Header::LEN as u64) as usize;
+        let (mut room, mut chains) = (0, Chain::default());
+        let mut buffers: Vec<Buffer> = Vec::with_capacity(socket.burst);
+        while buffers.len() < socket.burst && room < credit && cx.pop_into(RECEIVE, &mut chains)? {
+            let from = buffers.last().map_or(0, |last| last.pieces.end);
+            let pieces = from..chains.writable.len();
+            let here = total(&chains.writable[pieces.clone()]).saturating_sub(Header::LEN as u64) as usize;
             if here == 0 {
                 return Err(TOO_SMALL);
             }
             let here = here.min(credit - room);
             room += here;
-            buffers.push((chain, here));
+            buffers.push(Buffer { head: chains.head, pieces, room: here });
         }
         if buffers.is_empty() {
             self.sockets.not_yet(place);
             return Ok(None);
         }
-        let pieces: Vec<_> =
-            buffers.iter().flat_map(|(chain, here)| part(&chain.writable, Header::LEN, *here)).collect();
+        let mut pieces = Vec::with_capacity(chains.writable.len());
+        for Buffer { pieces: of, room, .. } in &buffers {
+            pieces.extend(parts(&chains.writable[of.clone()], Header::LEN, *room));
+        }
         let mut taken = 0;
         match readv(&socket.fd, &pieces, &mut []) {
             Ok(0) => {
@@ -93,15 +106,15 @@ impl Vsock {
                 socket.readable = len == room || socket.hung_up;
                 let mut left = len;
                 let mut used = Vec::with_capacity(buffers.len());
-                for (chain, here) in &buffers {
-                    let here = left.min(*here);
+                for buffer in &buffers {
+                    let here = left.min(buffer.room);
                     if here == 0 {
                         break;
                     }
                     left -= here;
                     let header = self.muxer.send(key, here as u32);
-                    copy_in(&chain.writable, 0, header.as_bytes());
-                    used.push((chain.head, (Header::LEN + here) as u32));
+                    copy_in(&chains.writable[buffer.pieces.clone()], 0, header.as_bytes());
+                    used.push((buffer.head, (Header::LEN + here) as u32));
                 }
                 cx.push_all(RECEIVE, &used)?;
                 taken = used.len();
