@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::{Mutex, PoisonError};
 
+use kvm_ioctls::IoEventAddress;
 use serde::{Deserialize, Serialize};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -95,25 +96,43 @@ impl Messages for IrqfdMessages {
     }
 }
 
+/// Where a doorbell is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// Guest-physical.
+    Mmio(u64),
+    /// An I/O port.
+    Pio(u64),
+}
+
+impl From<Address> for IoEventAddress {
+    fn from(address: Address) -> Self {
+        match address {
+            Address::Mmio(at) => Self::Mmio(at),
+            Address::Pio(at) => Self::Pio(at),
+        }
+    }
+}
+
 /// Turns a guest's writes to an address into writes to an eventfd, without leaving the kernel.
 pub trait Doorbells: Send + Sync {
     /// Connects writes at `addr`: those of the four bytes `value`, or all. What cannot be connected stays an exit, which
     /// is slower and means the same.
-    fn connect(&self, addr: u64, value: Option<u32>, event: &EventFd);
+    fn connect(&self, addr: Address, value: Option<u32>, event: &EventFd);
 
     /// Takes a connection back.
-    fn disconnect(&self, addr: u64, value: Option<u32>, event: &EventFd);
+    fn disconnect(&self, addr: Address, value: Option<u32>, event: &EventFd);
 }
 
 impl Doorbells for Vm {
-    fn connect(&self, addr: u64, value: Option<u32>, event: &EventFd) {
+    fn connect(&self, addr: Address, value: Option<u32>, event: &EventFd) {
         // As the trait says.
-        let _ = self.register_ioeventfd(event, addr, value);
+        let _ = self.register_ioeventfd(event, addr.into(), value);
     }
 
-    fn disconnect(&self, addr: u64, value: Option<u32>, event: &EventFd) {
+    fn disconnect(&self, addr: Address, value: Option<u32>, event: &EventFd) {
         // Fails only for what was not connected.
-        let _ = self.unregister_ioeventfd(event, addr, value);
+        let _ = self.unregister_ioeventfd(event, addr.into(), value);
     }
 }
 
@@ -122,9 +141,9 @@ impl Doorbells for Vm {
 pub struct NoDoorbells;
 
 impl Doorbells for NoDoorbells {
-    fn connect(&self, _addr: u64, _value: Option<u32>, _event: &EventFd) {}
+    fn connect(&self, _addr: Address, _value: Option<u32>, _event: &EventFd) {}
 
-    fn disconnect(&self, _addr: u64, _value: Option<u32>, _event: &EventFd) {}
+    fn disconnect(&self, _addr: Address, _value: Option<u32>, _event: &EventFd) {}
 }
 
 /// A line that counts, for tests.

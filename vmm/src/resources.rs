@@ -36,13 +36,14 @@ pub struct Resources {
     messages: AddressAllocator,
     pci_devices: IdAllocator,
     bars: AddressAllocator,
+    ports: AddressAllocator,
     /// First address that no device has taken for its memory.
     device_memory: u64,
 }
 
 impl Saved for Resources {
     const NAME: &'static str = "resources";
-    const VERSION: u16 = 4;
+    const VERSION: u16 = 5;
 }
 
 impl Resources {
@@ -59,6 +60,8 @@ impl Resources {
             pci_devices: IdAllocator::new(PCI_DEVICES.0, PCI_DEVICES.1).map_err(wrap("PCI devices"))?,
             bars: AddressAllocator::new(layout::PCI_MMIO.start, layout::PCI_MMIO.len)
                 .map_err(wrap("PCI BARs"))?,
+            ports: AddressAllocator::new(layout::PCI_PORTS.start, layout::PCI_PORTS.len)
+                .map_err(wrap("PCI ports"))?,
             device_memory: 0,
         })
     }
@@ -112,6 +115,11 @@ impl Resources {
     /// A window of `len` bytes (a power of two) for a PCI BAR, aligned to its length.
     pub fn bar(&mut self, len: u64) -> Result<Range, Exhausted> {
         window(&mut self.bars, len, "PCI BAR")
+    }
+
+    /// `len` I/O ports (a power of two) for a PCI BAR, aligned to their number.
+    pub fn ports(&mut self, len: u64) -> Result<Range, Exhausted> {
+        window(&mut self.ports, len, "ports for a PCI BAR")
     }
 }
 

@@ -64,6 +64,8 @@ pub const HIGH_RAM_START: u64 = 0x10_0000;
 pub const HOLE: Range = Range::new(0xc000_0000, 0x1_0000_0000);
 /// Memory BARs of PCI devices.
 pub const PCI_MMIO: Range = Range::new(0xc000_0000, 0xd000_0000);
+/// I/O ports of PCI devices: port numbers, not addresses.
+pub const PCI_PORTS: Range = Range::new(0xc000, 0xe000);
 /// Windows of virtio-mmio devices.
 pub const VIRTIO_MMIO: Range = Range::new(0xd000_0000, 0xd010_0000);
 /// PCI Express enhanced configuration space of one segment.

@@ -27,7 +27,9 @@ impl Aml for PciHost {
         let (first, last) = (layout::PCI_MMIO.start as u32, (layout::PCI_MMIO.end() - 1) as u32);
         let memory =
             aml::AddressSpace::new_memory(aml::AddressSpaceCacheable::NotCacheable, true, first, last, None);
-        let crs = aml::Name::new("_CRS".into(), &aml::ResourceTemplate::new(vec![&buses, &memory]));
+        let (first, last) = (layout::PCI_PORTS.start as u16, (layout::PCI_PORTS.end() - 1) as u16);
+        let ports = aml::AddressSpace::new_io(first, last, None);
+        let crs = aml::Name::new("_CRS".into(), &aml::ResourceTemplate::new(vec![&buses, &ports, &memory]));
         aml::Device::new("PCI0".into(), vec![&hid, &cid, &uid, &crs]).to_aml_bytes(sink);
 
         // Linux before 6.8 uses no ECAM that is not among the motherboard's resources as well (PCI Firmware 3.2,

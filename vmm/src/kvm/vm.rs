@@ -85,8 +85,12 @@ impl Vm {
 
     /// Makes writes at `addr` write to `event` instead of leaving the guest: those of the four bytes `value`, or those
     /// of any value and length.
-    pub fn register_ioeventfd(&self, event: &EventFd, addr: u64, value: Option<u32>) -> Result<(), Error> {
-        let addr = IoEventAddress::Mmio(addr);
+    pub fn register_ioeventfd(
+        &self,
+        event: &EventFd,
+        addr: IoEventAddress,
+        value: Option<u32>,
+    ) -> Result<(), Error> {
         match value {
             Some(value) => self.fd.register_ioevent(event, &addr, value),
             None => self.fd.register_ioevent(event, &addr, NoDatamatch),
@@ -95,8 +99,12 @@ impl Vm {
     }
 
     /// Takes back what [`Vm::register_ioeventfd`] did.
-    pub fn unregister_ioeventfd(&self, event: &EventFd, addr: u64, value: Option<u32>) -> Result<(), Error> {
-        let addr = IoEventAddress::Mmio(addr);
+    pub fn unregister_ioeventfd(
+        &self,
+        event: &EventFd,
+        addr: IoEventAddress,
+        value: Option<u32>,
+    ) -> Result<(), Error> {
         match value {
             Some(value) => self.fd.unregister_ioevent(event, &addr, value),
             None => self.fd.unregister_ioevent(event, &addr, NoDatamatch),

@@ -12,9 +12,9 @@ use crate::acpi::VirtioMmio;
 use crate::bus::BusDevice;
 use crate::config::{MachineKind, TransportKind, VmSpec};
 use crate::devices::event_loop::Source;
-use crate::devices::pci::{ConfigPorts, Ecam, Function, RootBus, Window};
+use crate::devices::pci::{Bars, ConfigPorts, Ecam, Function, RootBus, Space, Window};
 use crate::devices::virtio::transport::mmio::{Mmio, WINDOW};
-use crate::devices::virtio::transport::pci::{BAR, VirtioPci, vectors};
+use crate::devices::virtio::transport::pci::{BAR, PORTS, VirtioPci, vectors};
 use crate::devices::virtio::transport::{Core, DeviceSource};
 use crate::devices::virtio::{HostMemory, VirtioDevice};
 use crate::interrupt::{IrqfdMessages, Pin};
@@ -100,8 +100,9 @@ impl VirtioDevices {
         if let Some(bus) = &self.bus {
             let ecam = Range { start: layout::PCI_ECAM.start, len: Ecam::LEN };
             buses.mmio.insert(ecam, Arc::new(Ecam(bus.clone())))?;
-            let window = Arc::new(Window::new(bus.clone(), layout::PCI_MMIO.start));
-            buses.mmio.insert(layout::PCI_MMIO, window)?;
+            let window = |space, at: Range| Arc::new(Window::new(bus.clone(), space, at.start));
+            buses.mmio.insert(layout::PCI_MMIO, window(Space::Memory, layout::PCI_MMIO))?;
+            buses.ports.insert(layout::PCI_PORTS, window(Space::Ports, layout::PCI_PORTS))?;
         }
         Ok(())
     }
@@ -220,10 +221,11 @@ impl Attached {
                 (registers.core().clone(), Place::Mmio { registers, window, aml })
             }
             TransportKind::Pci => {
-                let (number, bar) = (resources.pci_device()?, resources.bar(BAR)?);
+                let number = resources.pci_device()?;
+                let bars = Bars { memory: resources.bar(BAR)?, ports: resources.ports(PORTS)? };
                 let first = resources.messages(vectors(device.queue_sizes().len()))?;
                 let messages = Box::new(IrqfdMessages::new(vm.clone(), first));
-                let function = Arc::new(VirtioPci::new(device, memory, bar, messages, doorbells)?);
+                let function = Arc::new(VirtioPci::new(device, memory, bars, messages, doorbells)?);
                 (function.core().clone(), Place::Pci { function, number })
             }
         };

@@ -1,4 +1,4 @@
-//! Configuration space of a function with one memory BAR (PCI Local Bus 3.0, 6.1 and 6.2).
+//! Configuration space of a function with a BAR in memory and one of ports (PCI Local Bus 3.0, 6.1 and 6.2).
 
 use abi::layout::Range;
 
@@ -8,9 +8,13 @@ const COMMAND: usize = 0x04;
 const STATUS: usize = 0x06;
 const CAPABILITIES: usize = 0x34;
 const BAR0: usize = 0x10;
+const BAR1: usize = 0x14;
+/// In a BAR: it is one of I/O ports.
+const IS_PORTS: u32 = 1 << 0;
 /// Where the first capability is: right after the header.
 const FIRST_CAPABILITY: usize = 0x40;
-/// Command: memory decoding, bus master, interrupt disable.
+/// Command: decoding of ports and of memory, bus master, interrupt disable.
+const PORTS: u16 = 1 << 0;
 const MEMORY: u16 = 1 << 1;
 const BUS_MASTER: u16 = 1 << 2;
 const INTERRUPT_DISABLE: u16 = 1 << 10;
@@ -34,6 +38,24 @@ pub struct Identity {
     pub subsystem: u16,
 }
 
+/// What a BAR is in; also its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Space {
+    /// Guest-physical addresses.
+    Memory,
+    /// I/O ports.
+    Ports,
+}
+
+/// Where the BARs are to be; lengths are powers of two.
+#[derive(Clone, Copy, Debug)]
+pub struct Bars {
+    /// Below 4 GiB.
+    pub memory: Range,
+    /// 256 at most (6.2.5.1).
+    pub ports: Range,
+}
+
 /// The bytes, and which of their bits a guest may write.
 #[derive(Clone, Debug)]
 pub struct ConfigSpace {
@@ -42,28 +64,31 @@ pub struct ConfigSpace {
     /// Where the link to the next capability is, and where that will be.
     link: usize,
     next: usize,
-    bar_len: u32,
+    lens: [u64; 2],
 }
 
 impl ConfigSpace {
-    /// A function with a memory BAR: `bar` is below 4 GiB, its length a power of two. It is assigned and decoded from
-    /// the start, as a firmware would leave it.
+    /// A function whose BARs are assigned and decoded from the start, as a firmware would leave them.
     #[must_use]
-    pub fn new(identity: &Identity, bar: Range) -> Self {
+    pub fn new(identity: &Identity, bars: Bars) -> Self {
+        let Bars { memory, ports } = bars;
         let Identity { vendor, device, revision, class, subsystem_vendor, subsystem } = *identity;
         let (bytes, writable) = ([0; LEN], [0; LEN]);
-        let (link, next, bar_len) = (CAPABILITIES, FIRST_CAPABILITY, bar.len as u32);
-        let mut space = Self { bytes, writable, link, next, bar_len };
+        let (link, next, lens) = (CAPABILITIES, FIRST_CAPABILITY, [memory.len, ports.len]);
+        let mut space = Self { bytes, writable, link, next, lens };
         space.set(0x00, &vendor.to_le_bytes());
         space.set(0x02, &device.to_le_bytes());
         space.set(0x08, &(class << 8 | u32::from(revision)).to_le_bytes());
         space.set(0x2c, &subsystem_vendor.to_le_bytes());
         space.set(0x2e, &subsystem.to_le_bytes());
-        space.set(COMMAND, &(MEMORY | BUS_MASTER).to_le_bytes());
-        space.allow(COMMAND, &(MEMORY | BUS_MASTER | INTERRUPT_DISABLE).to_le_bytes());
+        space.set(COMMAND, &(PORTS | MEMORY | BUS_MASTER).to_le_bytes());
+        space.allow(COMMAND, &(PORTS | MEMORY | BUS_MASTER | INTERRUPT_DISABLE).to_le_bytes());
         // A 32-bit, non-prefetchable BAR: its low bits are all zero.
-        space.set(BAR0, &(bar.start as u32).to_le_bytes());
-        space.allow(BAR0, &(!(bar.len as u32 - 1)).to_le_bytes());
+        space.set(BAR0, &(memory.start as u32).to_le_bytes());
+        space.allow(BAR0, &(!(memory.len as u32 - 1)).to_le_bytes());
+        // Ports have 16 bits on this machine, which the upper half may say (6.2.5.1).
+        space.set(BAR1, &(ports.start as u32 | IS_PORTS).to_le_bytes());
+        space.allow(BAR1, &(!(ports.len as u16 - 1)).to_le_bytes());
         // Interrupt line: a scratch byte.
         space.allow(0x3c, &[0xff]);
         space
@@ -115,11 +140,15 @@ impl ConfigSpace {
         u32::from(self.word(at)) | u32::from(self.word(at + 2)) << 16
     }
 
-    /// Where the BAR is, if it is decoded.
+    /// Where a BAR is, if it is decoded.
     #[must_use]
-    pub fn bar(&self) -> Option<Range> {
-        let decoded = self.word(COMMAND) & MEMORY != 0;
-        decoded.then(|| Range { start: self.dword(BAR0).into(), len: self.bar_len.into() })
+    pub fn bar(&self, space: Space) -> Option<Range> {
+        let (decoding, at) = match space {
+            Space::Memory => (MEMORY, BAR0),
+            Space::Ports => (PORTS, BAR1),
+        };
+        let start = u64::from(self.dword(at) & !IS_PORTS);
+        (self.word(COMMAND) & decoding != 0).then(|| Range { start, len: self.lens[space as usize] })
     }
 
     /// The bytes, for saved state.

@@ -1,5 +1,5 @@
 //! A PCI Express host with one root bus, as little of it as guests need: configuration space by ECAM (PCI Express Base
-//! 5.0, 7.2.2), one window for memory BARs, messages for interrupts. There is no bridge and no I/O space, and there
+//! 5.0, 7.2.2), a window of memory and one of ports for BARs, messages for interrupts. There is no bridge, and there
 //! are no pins.
 
 mod config;
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use abi::layout::Range;
 
-pub use config::{ConfigSpace, Identity};
+pub use config::{Bars, ConfigSpace, Identity, Space};
 pub use msix::{Msix, MsixState, NO_VECTOR};
 
 use crate::bus::{BusDevice, Effect};
@@ -30,14 +30,14 @@ pub trait Function: Send + Sync {
     /// Writes configuration space.
     fn write_config(&self, offset: u16, data: &[u8]);
 
-    /// Where its memory BAR is, if the guest has memory decoding on.
-    fn bar(&self) -> Option<Range>;
+    /// Where a BAR is, if the guest has its decoding on.
+    fn bar(&self, space: Space) -> Option<Range>;
 
-    /// Reads in the BAR; `data` comes filled with ones.
-    fn read_bar(&self, offset: u64, data: &mut [u8]);
+    /// Reads in a BAR; `data` comes filled with ones.
+    fn read_bar(&self, space: Space, offset: u64, data: &mut [u8]);
 
-    /// Writes in the BAR.
-    fn write_bar(&self, offset: u64, data: &[u8]);
+    /// Writes in a BAR.
+    fn write_bar(&self, space: Space, offset: u64, data: &[u8]);
 
     /// What goes into a snapshot.
     fn save(&self) -> Vec<u8>;
@@ -100,24 +100,26 @@ impl BusDevice for Ecam {
     }
 }
 
-/// The window in which BARs are; the guest may move them within it.
+/// The window in which BARs of a space are; the guest may move them within it.
 pub struct Window {
     bus: RootBus,
+    space: Space,
     start: u64,
 }
 
 impl Window {
-    /// The window that starts at a guest-physical address.
+    /// The window that starts at a guest-physical address or a port.
     #[must_use]
-    pub fn new(bus: RootBus, start: u64) -> Self {
-        Self { bus, start }
+    pub fn new(bus: RootBus, space: Space, start: u64) -> Self {
+        Self { bus, space, start }
     }
 
     fn find(&self, offset: u64, len: usize) -> Option<(&dyn Function, u64)> {
         let address = self.start + offset;
         self.bus.functions.iter().find_map(|(_, function)| {
-            let at = address.checked_sub(function.bar()?.start)?;
-            (at.checked_add(len as u64)? <= function.bar()?.len).then_some((function.as_ref(), at))
+            let bar = function.bar(self.space)?;
+            let at = address.checked_sub(bar.start)?;
+            (at.checked_add(len as u64)? <= bar.len).then_some((function.as_ref(), at))
         })
     }
 }
@@ -125,13 +127,13 @@ impl Window {
 impl BusDevice for Window {
     fn read(&self, offset: u64, data: &mut [u8]) {
         if let Some((function, at)) = self.find(offset, data.len()) {
-            function.read_bar(at, data);
+            function.read_bar(self.space, at, data);
         }
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Effect {
         if let Some((function, at)) = self.find(offset, data.len()) {
-            function.write_bar(at, data);
+            function.write_bar(self.space, at, data);
         }
         Effect::None
     }

@@ -14,6 +14,7 @@ struct Fake {
 }
 
 const START: u64 = 0xc000_0000;
+const PORTS: u64 = 0xc100;
 
 impl Fake {
     fn new() -> Self {
@@ -25,8 +26,9 @@ impl Fake {
             subsystem_vendor: 0x1af4,
             subsystem: 0x1044,
         };
-        let bar = Range { start: START, len: 0x1000 };
-        Self { config: Mutex::new(ConfigSpace::new(&identity, bar)), bar: Mutex::new([0; 0x1000]) }
+        let bars =
+            Bars { memory: Range { start: START, len: 0x1000 }, ports: Range { start: PORTS, len: 0x100 } };
+        Self { config: Mutex::new(ConfigSpace::new(&identity, bars)), bar: Mutex::new([0; 0x1000]) }
     }
 }
 
@@ -39,15 +41,15 @@ impl Function for Fake {
         self.config.lock().unwrap().write(offset, data);
     }
 
-    fn bar(&self) -> Option<Range> {
-        self.config.lock().unwrap().bar()
+    fn bar(&self, space: Space) -> Option<Range> {
+        self.config.lock().unwrap().bar(space)
     }
 
-    fn read_bar(&self, offset: u64, data: &mut [u8]) {
+    fn read_bar(&self, _: Space, offset: u64, data: &mut [u8]) {
         data.copy_from_slice(&self.bar.lock().unwrap()[offset as usize..][..data.len()]);
     }
 
-    fn write_bar(&self, offset: u64, data: &[u8]) {
+    fn write_bar(&self, _: Space, offset: u64, data: &[u8]) {
         self.bar.lock().unwrap()[offset as usize..][..data.len()].copy_from_slice(data);
     }
 
@@ -103,7 +105,7 @@ fn the_address_that_was_chosen_is_saved() {
 #[test]
 fn a_bar_says_its_size_and_can_be_moved() {
     let bus = bus();
-    let (ecam, window) = (Ecam(bus.clone()), Window::new(bus, START));
+    let (ecam, window) = (Ecam(bus.clone()), Window::new(bus, Space::Memory, START));
     let bar = 3 << 15 | 0x10;
     window.write(0x10, &[7]);
     ecam.write(bar, &[0xff; 4]);
@@ -118,6 +120,26 @@ fn a_bar_says_its_size_and_can_be_moved() {
     byte = [0xff];
     window.read(0x5010, &mut byte);
     assert_eq!(byte, [0xff], "decoding is off");
+}
+
+#[test]
+fn a_bar_of_ports_as_well() {
+    let bus = bus();
+    let (ecam, window) = (Ecam(bus.clone()), Window::new(bus, Space::Ports, 0xc000));
+    let bar = 3 << 15 | 0x14;
+    assert_eq!(dword(&ecam, bar), PORTS as u32 | 1);
+    window.write(0x1fe, &[7, 8]);
+    ecam.write(bar, &[0xff; 4]);
+    assert_eq!(dword(&ecam, bar), 0xff01, "256 ports");
+    ecam.write(bar, &[0, 0xd0, 0, 0]);
+    let read = |at| {
+        let mut bytes = [0xff; 2];
+        window.read(at, &mut bytes);
+        bytes
+    };
+    assert_eq!((read(0x1fe), read(0x10fe), read(0x10ff)), ([0xff; 2], [7, 8], [0xff; 2]));
+    ecam.write(3 << 15 | 4, &[2, 0]);
+    assert_eq!(read(0x10fe), [0xff; 2], "decoding of ports is off");
 }
 
 type Sent = Arc<Mutex<Vec<(u16, Message)>>>;
@@ -177,7 +199,8 @@ proptest! {
     #[test]
     fn no_access_panics(accesses in prop::collection::vec((any::<bool>(), 0_u64..0x4000, 0_usize..9, any::<u64>()), 0..50)) {
         let bus = bus();
-        let (ecam, window, ports) = (Ecam(bus.clone()), Window::new(bus.clone(), START), ConfigPorts::new(bus));
+        let (ecam, window) = (Ecam(bus.clone()), Window::new(bus.clone(), Space::Memory, START));
+        let (bells, ports) = (Window::new(bus.clone(), Space::Ports, 0xc000), ConfigPorts::new(bus));
         let (msix, _) = msix(3);
         for (write, offset, len, value) in accesses {
             let mut data = value.to_le_bytes()[..len.min(8)].to_vec();
@@ -185,12 +208,14 @@ proptest! {
             if write {
                 ecam.write(config, &data);
                 window.write(offset, &data);
+                bells.write(offset, &data);
                 ports.write(offset % 8, &data);
                 msix.write_table(offset, &data);
                 msix.set_control(value as u16);
             } else {
                 ecam.read(config, &mut data);
                 window.read(offset, &mut data);
+                bells.read(offset, &mut data);
                 ports.read(offset % 8, &mut data);
                 msix.read_table(offset, &mut data);
                 msix.read_pending(offset, &mut data);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use abi::layout::Range;
 use virtio_bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 use vmm_sys_util::epoll::EventSet;
 
@@ -10,10 +11,10 @@ use super::{
     rings,
 };
 use crate::bus::BusDevice;
-use crate::devices::pci::Function;
+use crate::devices::pci::{Bars, Function, Space};
 use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::transport::mmio::{Mmio, WINDOW};
-use crate::devices::virtio::transport::pci::{BAR, VirtioPci};
+use crate::devices::virtio::transport::pci::{BAR, PORTS, VirtioPci};
 use crate::devices::virtio::transport::{Area, CoreState};
 use crate::interrupt::{CountingLine, Message, Messages, NoDoorbells};
 use crate::state;
@@ -86,7 +87,7 @@ impl Target {
     pub fn new(device: Box<dyn VirtioDevice>, kind: u8) -> Self {
         let memory = FakeDriver::memory();
         let doorbells = Arc::new(NoDoorbells);
-        let range = |len| abi::layout::Range { start: 0xc000_0000, len };
+        let range = |len| Range { start: 0xc000_0000, len };
         let (driver, registers) = match kind % 3 {
             0 => {
                 let core = Core::new(device, memory.clone(), Arc::<FakeTransport>::default());
@@ -99,7 +100,8 @@ impl Target {
                 (FakeDriver::stepping(mmio.core().clone(), memory), Registers::Mmio(mmio))
             }
             _ => {
-                let pci = VirtioPci::new(device, memory.clone(), range(BAR), Box::new(NoMessages), doorbells);
+                let bars = Bars { memory: range(BAR), ports: Range { start: 0xc000, len: PORTS } };
+                let pci = VirtioPci::new(device, memory.clone(), bars, Box::new(NoMessages), doorbells);
                 let pci = Arc::new(pci.expect("descriptors"));
                 (FakeDriver::stepping(pci.core().clone(), memory), Registers::Pci(pci))
             }
@@ -245,6 +247,7 @@ impl Target {
         let (write, offset) = (script.number(1), script.number(2));
         let mut data = script.number(8).to_le_bytes();
         let data = &mut data[..1 << (write >> 1 & 3)];
+        let space = if offset & 0x4000 == 0 { Space::Memory } else { Space::Ports };
         match (&self.registers, write & 1 == 1) {
             (Registers::None, _) => {}
             (Registers::Mmio(mmio), true) => {
@@ -257,8 +260,8 @@ impl Target {
             (Registers::Pci(pci), false) if offset & 0x8000 != 0 => {
                 pci.read_config(offset as u16 & 0xff, data);
             }
-            (Registers::Pci(pci), true) => pci.write_bar(offset % BAR, data),
-            (Registers::Pci(pci), false) => pci.read_bar(offset % BAR, data),
+            (Registers::Pci(pci), true) => pci.write_bar(space, offset % BAR, data),
+            (Registers::Pci(pci), false) => pci.read_bar(space, offset % BAR, data),
         }
     }
 

@@ -12,7 +12,7 @@ use virtio_queue::QueueT;
 use super::{Area, Core, CoreState, Doorbell, Transport};
 use crate::bus::{BusDevice, Effect};
 use crate::devices::virtio::VirtioDevice;
-use crate::interrupt::{Doorbells, InterruptLine};
+use crate::interrupt::{Address, Doorbells, InterruptLine};
 use crate::memory::Memory;
 use crate::state::{self, Saved};
 
@@ -72,7 +72,7 @@ impl Transport for Signals {
     }
 
     fn connect(&self, doorbells: &[Doorbell]) {
-        let at = self.window.start + u64::from(VIRTIO_MMIO_QUEUE_NOTIFY);
+        let at = Address::Mmio(self.window.start + u64::from(VIRTIO_MMIO_QUEUE_NOTIFY));
         for (queue, doorbell) in doorbells {
             self.doorbells.connect(at, Some(u32::from(*queue)), doorbell);
         }

@@ -1,6 +1,8 @@
-//! virtio-pci, modern (4.1): a PCI function with one BAR.
+//! virtio-pci, modern (4.1): a PCI function with a BAR in memory, and one of ports for notifications only. A write to a
+//! port is an exit that KVM understands without decoding the guest's instruction, as it must one to memory (but on Intel's
+//! processors), so that way stands first among the capabilities. Drivers that know only memory take the other.
 //!
-//! | offset in the BAR | what |
+//! | offset in memory | what |
 //! |-|-|
 //! | 0x0000 | common configuration (4.1.4.3) |
 //! | 0x0100 | ISR status (4.1.4.5) |
@@ -21,15 +23,17 @@ use abi::layout::Range;
 use serde::{Deserialize, Serialize};
 
 use super::{Core, CoreState, Doorbell, Transport};
-use crate::devices::pci::{ConfigSpace, Function, Identity, Msix, MsixState, NO_VECTOR};
+use crate::devices::pci::{Bars, ConfigSpace, Function, Identity, Msix, MsixState, NO_VECTOR, Space};
 use crate::devices::virtio::{DeviceKind, VirtioDevice};
-use crate::interrupt::{Doorbells, Messages};
+use crate::interrupt::{Address, Doorbells, Messages};
 use crate::memory::Memory;
 use crate::state::{self, Saved};
 
-/// Bytes of the BAR.
+/// Bytes of the BAR in memory.
 pub const BAR: u64 = 0x4000;
-/// Offset and length of each part of the BAR.
+/// Ports of the other one.
+pub const PORTS: u64 = 0x100;
+/// Offset and length of each part of the BAR in memory.
 const COMMON: (u32, u32) = (0x0000, 0x0040);
 const ISR: (u32, u32) = (0x0100, 0x0004);
 const DEVICE: (u32, u32) = (0x0400, 0x0c00);
@@ -38,10 +42,12 @@ const TABLE: (u32, u32) = (0x2000, 0x0800);
 const PENDING: (u32, u32) = (0x3000, 0x0010);
 /// The widest access to common configuration that virtio knows.
 const HALF: usize = 4;
-/// Bytes between the notification addresses of two queues.
+/// Bytes between the notification addresses of two queues; ports between theirs.
 const NOTIFY_STRIDE: u32 = 4;
+const PORT_STRIDE: u32 = 2;
 /// The most queues, so that each has a vector in the table beside the one for configuration changes.
 const MAX_QUEUES: usize = 127;
+const _: () = assert!(MAX_QUEUES as u64 * PORT_STRIDE as u64 <= PORTS);
 
 /// Red Hat's number, and the first of the devices (4.1.2).
 const VENDOR: u16 = 0x1af4;
@@ -66,7 +72,7 @@ pub struct VirtioPci {
     config: Mutex<ConfigSpace>,
     /// Offset of the MSI-X capability.
     msix_at: usize,
-    /// Offset of the capability by which configuration space reaches into the BAR (4.1.4.9).
+    /// Offset of the capability by which configuration space reaches into the BARs (4.1.4.9).
     window_at: usize,
 }
 
@@ -82,7 +88,7 @@ struct PciState {
 
 impl Saved for PciState {
     const NAME: &'static str = "virtio-pci";
-    const VERSION: u16 = 1;
+    const VERSION: u16 = 2;
 }
 
 /// Interrupts by message, and the doorbells.
@@ -92,8 +98,42 @@ struct Signals {
     /// The vector of configuration changes, then those of the queues.
     vectors: Vec<AtomicU16>,
     doorbells: Arc<dyn Doorbells>,
-    /// Where the BAR is, and where it was when the doorbells were connected.
-    places: Mutex<(Option<u64>, Option<u64>)>,
+    places: Mutex<Places>,
+}
+
+/// Where doorbells are: the first queue's notification address.
+#[derive(Default)]
+struct Places {
+    /// Where the BARs are.
+    memory: Option<Address>,
+    ports: Option<Address>,
+    /// There is a driver, which is about to ring.
+    driver: bool,
+    /// It has rung in memory. Until then, ports are all that is connected, if there are any: most drivers take these.
+    in_memory: bool,
+    /// Where doorbells are connected.
+    connected: [Option<Address>; 2],
+}
+
+impl Places {
+    fn moved(&mut self, config: &ConfigSpace) {
+        let at = |space| Some(config.bar(space)?.start);
+        self.memory = at(Space::Memory).map(|bar| Address::Mmio(bar + u64::from(NOTIFY.0)));
+        self.ports = at(Space::Ports).map(Address::Pio);
+    }
+
+    fn wanted(&self) -> [Option<Address>; 2] {
+        let memory = self.memory.filter(|_| self.in_memory || self.ports.is_none());
+        if self.driver { [self.ports, memory] } else { [None, None] }
+    }
+}
+
+/// The notification address of a queue.
+fn bell(first: Address, queue: u16) -> Address {
+    match first {
+        Address::Pio(at) => Address::Pio(at + u64::from(queue) * u64::from(PORT_STRIDE)),
+        Address::Mmio(at) => Address::Mmio(at + u64::from(queue) * u64::from(NOTIFY_STRIDE)),
+    }
 }
 
 impl Signals {
@@ -105,28 +145,29 @@ impl Signals {
         }
     }
 
-    fn places(&self) -> MutexGuard<'_, (Option<u64>, Option<u64>)> {
+    fn places(&self) -> MutexGuard<'_, Places> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Connects the doorbells where the BAR is, if they were connected elsewhere or `first` not at all.
-    fn follow(&self, doorbells: &[Doorbell], first: bool) {
-        let (now, connected) = &mut *self.places();
-        if now == connected || !first && connected.is_none() {
-            return;
-        }
-        let address = |bar: u64| bar + u64::from(NOTIFY.0);
-        let stride = u64::from(NOTIFY_STRIDE);
-        for (queue, doorbell) in doorbells {
-            let queue = u64::from(*queue);
-            if let Some(old) = *connected {
-                self.doorbells.disconnect(address(old) + queue * stride, None, doorbell);
+    /// Connects the doorbells where they are to be after a change.
+    fn follow(&self, doorbells: &[Doorbell], change: impl FnOnce(&mut Places)) {
+        let places = &mut *self.places();
+        change(places);
+        let wanted = places.wanted();
+        for (connected, wanted) in places.connected.iter_mut().zip(wanted) {
+            if *connected == wanted {
+                continue;
             }
-            if let Some(new) = *now {
-                self.doorbells.connect(address(new) + queue * stride, None, doorbell);
+            for (queue, doorbell) in doorbells {
+                if let Some(old) = *connected {
+                    self.doorbells.disconnect(bell(old, *queue), None, doorbell);
+                }
+                if let Some(new) = wanted {
+                    self.doorbells.connect(bell(new, *queue), None, doorbell);
+                }
             }
+            *connected = wanted;
         }
-        *connected = *now;
     }
 }
 
@@ -140,7 +181,7 @@ impl Transport for Signals {
     }
 
     fn connect(&self, doorbells: &[Doorbell]) {
-        self.follow(doorbells, true);
+        self.follow(doorbells, |places| places.driver = true);
     }
 
     fn reset(&self) {
@@ -163,9 +204,9 @@ fn class(kind: DeviceKind) -> u32 {
     }
 }
 
-/// A capability that says where in the BAR a part is (4.1.4), from its length on.
-fn part(cfg_type: u8, (offset, len): (u32, u32), more: &[u8]) -> Vec<u8> {
-    let mut body = vec![(16 + more.len()) as u8, cfg_type, 0, 0, 0, 0];
+/// A capability that says where in a BAR a part is (4.1.4), from its length on.
+fn part(cfg_type: u8, space: Space, (offset, len): (u32, u32), more: &[u8]) -> Vec<u8> {
+    let mut body = vec![(16 + more.len()) as u8, cfg_type, space as u8, 0, 0, 0];
     body.extend(offset.to_le_bytes());
     body.extend(len.to_le_bytes());
     body.extend(more);
@@ -173,12 +214,12 @@ fn part(cfg_type: u8, (offset, len): (u32, u32), more: &[u8]) -> Vec<u8> {
 }
 
 impl VirtioPci {
-    /// Puts `device` on a function whose BAR is at `bar`, [`BAR`] bytes aligned to their length. Its notifications go by
-    /// `doorbells`, its interrupts by `messages`.
+    /// Puts `device` on a function with these BARs: [`BAR`] bytes and [`PORTS`] ports, aligned to their number. Its
+    /// notifications go by `doorbells`, its interrupts by `messages`.
     pub fn new(
         device: Box<dyn VirtioDevice>,
         memory: Memory,
-        bar: Range,
+        bars: Bars,
         messages: Box<dyn Messages>,
         doorbells: Arc<dyn Doorbells>,
     ) -> io::Result<Self> {
@@ -198,26 +239,35 @@ impl VirtioPci {
             subsystem_vendor: VENDOR,
             subsystem: id,
         };
-        let mut config = ConfigSpace::new(&identity, bar);
+        let mut config = ConfigSpace::new(&identity, bars);
         let mut body = (count - 1).to_le_bytes().to_vec();
         body.extend(TABLE.0.to_le_bytes());
         body.extend(PENDING.0.to_le_bytes());
         let msix_at = config.add_capability(MSIX, &body);
         config.allow(msix_at + 2, &[0, 0xc0]);
-        config.add_capability(VENDOR_SPECIFIC, &part(TYPE_COMMON, COMMON, &[]));
-        config.add_capability(VENDOR_SPECIFIC, &part(TYPE_NOTIFY, NOTIFY, &NOTIFY_STRIDE.to_le_bytes()));
-        config.add_capability(VENDOR_SPECIFIC, &part(TYPE_ISR, ISR, &[]));
-        config.add_capability(VENDOR_SPECIFIC, &part(TYPE_DEVICE, DEVICE, &[]));
-        let window_at = config.add_capability(VENDOR_SPECIFIC, &part(TYPE_PCI, (0, 0), &[0; 4]));
+        let all_ports = (0, PORTS as u32);
+        for (cfg_type, space, at, more) in [
+            (TYPE_COMMON, Space::Memory, COMMON, &[][..]),
+            (TYPE_NOTIFY, Space::Ports, all_ports, &PORT_STRIDE.to_le_bytes()),
+            (TYPE_NOTIFY, Space::Memory, NOTIFY, &NOTIFY_STRIDE.to_le_bytes()),
+            (TYPE_ISR, Space::Memory, ISR, &[]),
+            (TYPE_DEVICE, Space::Memory, DEVICE, &[]),
+        ] {
+            config.add_capability(VENDOR_SPECIFIC, &part(cfg_type, space, at, more));
+        }
+        let window = part(TYPE_PCI, Space::Memory, (0, 0), &[0; 4]);
+        let window_at = config.add_capability(VENDOR_SPECIFIC, &window);
         // `bar`, then `offset` and `length`; the data goes through.
         config.allow(window_at + 4, &[0xff]);
         config.allow(window_at + 8, &[0xff; 8]);
+        let mut places = Places::default();
+        places.moved(&config);
         let signals = Arc::new(Signals {
             msix: Msix::new(count, messages),
             isr: AtomicU8::new(0),
             vectors: (0..count).map(|_| AtomicU16::new(NO_VECTOR)).collect(),
             doorbells,
-            places: Mutex::new((Some(bar.start), None)),
+            places: Mutex::new(places),
         });
         Ok(Self {
             core: Arc::new(Core::new(device, memory, signals.clone())?),
@@ -239,20 +289,32 @@ impl VirtioPci {
     }
 
     /// What the window capability points at, if an access to its data can mean that.
-    fn window(&self, config: &ConfigSpace, offset: u16, len: usize) -> Option<u64> {
+    fn window(&self, config: &ConfigSpace, offset: u16, len: usize) -> Option<(Space, u64)> {
         let data = self.window_at + 16;
         let (bar, at) = (config.word(self.window_at + 4) & 0xff, config.dword(self.window_at + 8));
         let wanted = config.dword(self.window_at + 12) as usize;
         let whole = usize::from(offset) == data && len == wanted && matches!(len, 1 | 2 | 4);
-        let inside = u64::from(at) + len as u64 <= BAR && (at as usize).is_multiple_of(len.max(1));
-        (bar == 0 && whole && inside).then_some(at.into())
+        let (space, size) = match bar {
+            0 => (Space::Memory, BAR),
+            1 => (Space::Ports, PORTS),
+            _ => return None,
+        };
+        let inside = u64::from(at) + len as u64 <= size && (at as usize).is_multiple_of(len.max(1));
+        (whole && inside).then_some((space, at.into()))
     }
 
-    /// The guest may have moved the BAR, or changed how MSI-X is.
-    fn config_written(&self, bar: Option<Range>, control: u16) {
-        self.signals.msix.set_control(control);
-        self.signals.places().0 = bar.map(|bar| bar.start);
-        self.signals.follow(self.core.connected(), false);
+    /// The guest may have moved a BAR, or changed how MSI-X is.
+    fn config_written(&self, config: &ConfigSpace) {
+        self.signals.msix.set_control(config.word(self.msix_at + 2));
+        self.signals.follow(self.core.connected(), |places| places.moved(config));
+    }
+
+    /// The driver has rung, where the doorbell is not connected.
+    fn rung(&self, space: Space, queue: u64) {
+        if space == Space::Memory {
+            self.signals.follow(self.core.connected(), |places| places.in_memory = true);
+        }
+        self.core.notified(queue as u16);
     }
 }
 
@@ -276,9 +338,9 @@ impl Function for VirtioPci {
     fn read_config(&self, offset: u16, data: &mut [u8]) {
         let config = self.config();
         match self.window(&config, offset, data.len()) {
-            Some(at) => {
+            Some((space, at)) => {
                 drop(config);
-                self.read_bar(at, data);
+                self.read_bar(space, at, data);
             }
             None => config.read(offset, data),
         }
@@ -286,24 +348,28 @@ impl Function for VirtioPci {
 
     fn write_config(&self, offset: u16, data: &[u8]) {
         let mut config = self.config();
-        if let Some(at) = self.window(&config, offset, data.len()) {
+        if let Some((space, at)) = self.window(&config, offset, data.len()) {
             drop(config);
-            return self.write_bar(at, data);
+            return self.write_bar(space, at, data);
         }
-        let before = (config.bar(), config.word(self.msix_at + 2));
+        let shape = |config: &ConfigSpace| {
+            (config.bar(Space::Memory), config.bar(Space::Ports), config.word(self.msix_at + 2))
+        };
+        let before = shape(&config);
         config.write(offset, data);
-        let after = (config.bar(), config.word(self.msix_at + 2));
-        drop(config);
-        if after != before {
-            self.config_written(after.0, after.1);
+        if shape(&config) != before {
+            self.config_written(&config);
         }
     }
 
-    fn bar(&self) -> Option<Range> {
-        self.config().bar()
+    fn bar(&self, space: Space) -> Option<Range> {
+        self.config().bar(space)
     }
 
-    fn read_bar(&self, offset: u64, data: &mut [u8]) {
+    fn read_bar(&self, space: Space, offset: u64, data: &mut [u8]) {
+        if space == Space::Ports {
+            return;
+        }
         if let Some(at) = within(offset, COMMON) {
             halves(at, data.chunks_mut(HALF)).for_each(|(at, data)| self.read_common(at, data));
         } else if within(offset, ISR) == Some(0) {
@@ -319,14 +385,15 @@ impl Function for VirtioPci {
         }
     }
 
-    fn write_bar(&self, offset: u64, data: &[u8]) {
-        if let Some(at) = within(offset, COMMON) {
+    fn write_bar(&self, space: Space, offset: u64, data: &[u8]) {
+        if space == Space::Ports {
+            self.rung(space, offset / u64::from(PORT_STRIDE));
+        } else if let Some(at) = within(offset, COMMON) {
             halves(at, data.chunks(HALF)).for_each(|(at, data)| self.write_common(at, data));
         } else if let Some(at) = within(offset, DEVICE) {
             self.core.write_config(at, data);
         } else if let Some(at) = within(offset, NOTIFY) {
-            // Reaches us only where the doorbell is not connected.
-            self.core.notified((at / u64::from(NOTIFY_STRIDE)) as u16);
+            self.rung(space, at / u64::from(NOTIFY_STRIDE));
         } else if let Some(at) = within(offset, TABLE) {
             self.signals.msix.write_table(at, data);
         }
@@ -356,9 +423,8 @@ impl Function for VirtioPci {
         }
         let mut space = self.config();
         space.restore(&config);
-        let (bar, control) = (space.bar(), space.word(self.msix_at + 2));
+        self.config_written(&space);
         drop(space);
-        self.config_written(bar, control);
         self.core.restore(&core)
     }
 }

@@ -5,11 +5,11 @@
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use event_manager::EventSet;
 use rustix::io::Result;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
+use vmm_sys_util::epoll::EventSet;
 
 use super::TIMER;
 use crate::devices::virtio::Context;
