@@ -8,14 +8,16 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
 use libc::iovec;
+use smallvec::SmallVec;
 use vm_memory::bitmap::Bitmap;
 
+use super::queue::Buffers;
 use crate::memory::Slice;
 
 /// `UIO_MAXIOV`: the kernel takes no more pieces at once.
 const MOST: usize = 1024;
 
-fn pieces(buffers: &[Slice<'_>]) -> Vec<iovec> {
+fn pieces(buffers: &[Slice<'_>]) -> SmallVec<[iovec; 4]> {
     // Regions of guest memory stay mapped while there are slices of them.
     let piece = |buffer: &Slice<'_>| iovec {
         iov_base: buffer.ptr_guard_mut().as_ptr().cast(),
@@ -60,7 +62,7 @@ fn mark_dirty(buffers: &[Slice<'_>], mut len: usize) {
 
 /// The part of `buffers` from byte `skip` on, `len` bytes at most.
 #[must_use]
-pub fn part<'m>(buffers: &[Slice<'m>], skip: usize, len: usize) -> Vec<Slice<'m>> {
+pub fn part<'m>(buffers: &[Slice<'m>], skip: usize, len: usize) -> Buffers<'m> {
     parts(buffers, skip, len).collect()
 }
 
