@@ -11,6 +11,7 @@
 //! | 0x2000 | MSI-X table |
 //! | 0x3000 | MSI-X pending bits |
 
+mod bells;
 mod common;
 #[cfg(test)]
 mod tests;
@@ -25,9 +26,10 @@ use serde::{Deserialize, Serialize};
 use super::{Core, CoreState, Doorbell, Transport};
 use crate::devices::pci::{Bars, ConfigSpace, Function, Identity, Msix, MsixState, NO_VECTOR, Space};
 use crate::devices::virtio::{DeviceKind, VirtioDevice};
-use crate::interrupt::{Address, Doorbells, Messages};
+use crate::interrupt::{Doorbells, Messages};
 use crate::memory::Memory;
 use crate::state::{self, Saved};
+use bells::Bells;
 
 /// Bytes of the BAR in memory.
 pub const BAR: u64 = 0x4000;
@@ -97,43 +99,7 @@ struct Signals {
     isr: AtomicU8,
     /// The vector of configuration changes, then those of the queues.
     vectors: Vec<AtomicU16>,
-    doorbells: Arc<dyn Doorbells>,
-    places: Mutex<Places>,
-}
-
-/// Where doorbells are: the first queue's notification address.
-#[derive(Default)]
-struct Places {
-    /// Where the BARs are.
-    memory: Option<Address>,
-    ports: Option<Address>,
-    /// There is a driver, which is about to ring.
-    driver: bool,
-    /// It has rung in memory. Until then, ports are all that is connected, if there are any: most drivers take these.
-    in_memory: bool,
-    /// Where doorbells are connected.
-    connected: [Option<Address>; 2],
-}
-
-impl Places {
-    fn moved(&mut self, config: &ConfigSpace) {
-        let at = |space| Some(config.bar(space)?.start);
-        self.memory = at(Space::Memory).map(|bar| Address::Mmio(bar + u64::from(NOTIFY.0)));
-        self.ports = at(Space::Ports).map(Address::Pio);
-    }
-
-    fn wanted(&self) -> [Option<Address>; 2] {
-        let memory = self.memory.filter(|_| self.in_memory || self.ports.is_none());
-        if self.driver { [self.ports, memory] } else { [None, None] }
-    }
-}
-
-/// The notification address of a queue.
-fn bell(first: Address, queue: u16) -> Address {
-    match first {
-        Address::Pio(at) => Address::Pio(at + u64::from(queue) * u64::from(PORT_STRIDE)),
-        Address::Mmio(at) => Address::Mmio(at + u64::from(queue) * u64::from(NOTIFY_STRIDE)),
-    }
+    bells: Bells,
 }
 
 impl Signals {
@@ -142,31 +108,6 @@ impl Signals {
         let vector = self.vectors.get(vector).map_or(NO_VECTOR, |vector| vector.load(Ordering::SeqCst));
         if vector != NO_VECTOR {
             self.msix.raise(vector);
-        }
-    }
-
-    fn places(&self) -> MutexGuard<'_, Places> {
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Connects the doorbells where they are to be after a change.
-    fn follow(&self, doorbells: &[Doorbell], change: impl FnOnce(&mut Places)) {
-        let places = &mut *self.places();
-        change(places);
-        let wanted = places.wanted();
-        for (connected, wanted) in places.connected.iter_mut().zip(wanted) {
-            if *connected == wanted {
-                continue;
-            }
-            for (queue, doorbell) in doorbells {
-                if let Some(old) = *connected {
-                    self.doorbells.disconnect(bell(old, *queue), None, doorbell);
-                }
-                if let Some(new) = wanted {
-                    self.doorbells.connect(bell(new, *queue), None, doorbell);
-                }
-            }
-            *connected = wanted;
         }
     }
 }
@@ -181,7 +122,7 @@ impl Transport for Signals {
     }
 
     fn connect(&self, doorbells: &[Doorbell]) {
-        self.follow(doorbells, |places| places.driver = true);
+        self.bells.connect(doorbells);
     }
 
     fn reset(&self) {
@@ -260,14 +201,11 @@ impl VirtioPci {
         // `bar`, then `offset` and `length`; the data goes through.
         config.allow(window_at + 4, &[0xff]);
         config.allow(window_at + 8, &[0xff; 8]);
-        let mut places = Places::default();
-        places.moved(&config);
         let signals = Arc::new(Signals {
             msix: Msix::new(count, messages),
             isr: AtomicU8::new(0),
             vectors: (0..count).map(|_| AtomicU16::new(NO_VECTOR)).collect(),
-            doorbells,
-            places: Mutex::new(places),
+            bells: Bells::new(doorbells, &config),
         });
         Ok(Self {
             core: Arc::new(Core::new(device, memory, signals.clone())?),
@@ -306,13 +244,13 @@ impl VirtioPci {
     /// The guest may have moved a BAR, or changed how MSI-X is.
     fn config_written(&self, config: &ConfigSpace) {
         self.signals.msix.set_control(config.word(self.msix_at + 2));
-        self.signals.follow(self.core.connected(), |places| places.moved(config));
+        self.signals.bells.moved(self.core.connected(), config);
     }
 
     /// The driver has rung, where the doorbell is not connected.
     fn rung(&self, space: Space, queue: u64) {
         if space == Space::Memory {
-            self.signals.follow(self.core.connected(), |places| places.in_memory = true);
+            self.signals.bells.rung_in_memory(self.core.connected());
         }
         self.core.notified(queue as u16);
     }
@@ -401,7 +339,7 @@ impl Function for VirtioPci {
 
     fn save(&self) -> Vec<u8> {
         let Self { core, signals, config: _, msix_at: _, window_at: _ } = self;
-        let Signals { msix, isr, vectors, doorbells: _, places: _ } = signals.as_ref();
+        let Signals { msix, isr, vectors, bells: _ } = signals.as_ref();
         state::encode(&PciState {
             core: core.save(),
             config: self.config().bytes().to_vec(),

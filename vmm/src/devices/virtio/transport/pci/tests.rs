@@ -5,7 +5,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::*;
 use crate::config::{HugePages, MemorySpec};
 use crate::devices::virtio::Entropy;
-use crate::interrupt::Message;
+use crate::interrupt::{Address, Message};
 use crate::memory::layout::RamLayout;
 
 type Log<T> = Arc<Mutex<Vec<T>>>;
