@@ -50,7 +50,7 @@ pub(super) const PARTS: [Part; 3] = [
             case("write:4096:1:200", "4 KiB write, depth 1", None),
             case("read:4096:32:640", "4 KiB read, depth 32", Some((11.0, 11.0))),
             case("write:4096:32:640", "4 KiB write, depth 32", None),
-            case("sync:4096:1:100", "4 KiB write + fdatasync", None),
+            case("sync:4096:1:300", "4 KiB write + fdatasync", None),
             case("read:1048576:1:8", "1 MiB read, scattered", Some((800.0, 800.0))),
         ],
         before: "test -f /tmp/disk || dd if=/dev/zero of=/tmp/disk bs=1048576 count=64 2>/dev/null",
