@@ -66,6 +66,8 @@ impl<'a> Rings<'a> {
     }
 
     /// A queue that the driver uses, where its ring is, and what finds its buffers.
+    // For every chain, several times: an optimizer for size would call it.
+    #[inline(always)]
     fn ring(&mut self, queue: u16) -> Result<Option<Ring<'_, 'a>>, Error> {
         let Some(ring) = self.queues.get_mut(usize::from(queue)).filter(|ring| ring.is_ready()) else {
             return Ok(None);
@@ -207,6 +209,13 @@ impl Context<'_> {
         descriptors.add(fd, token, events)?;
         self.watched.push(fd);
         Ok(())
+    }
+
+    /// Watches nothing any more: what stays readable would wake the worker again and again.
+    pub(super) fn unwatch_all(&mut self) {
+        if let Some(descriptors) = &mut self.descriptors {
+            self.watched.drain(..).for_each(|fd| descriptors.remove(fd));
+        }
     }
 
     /// Watches a descriptor no more.

@@ -172,6 +172,8 @@ impl Queue {
     }
 
     /// Whether there is a chain that was not taken yet.
+    // For every chain, several times: an optimizer for size would call it.
+    #[inline(always)]
     fn is_waiting(&self, areas: &mut Areas<'_>) -> Result<bool, Error> {
         let next = self.ring.next_avail();
         if areas.available == next {

@@ -21,8 +21,8 @@ pub enum Outcome<T> {
     Gone,
 }
 
-/// The host's side of a network card. Descriptors are watched edge-triggered: after an event, one goes on until
-/// `Outcome::Wait`.
+/// The host's side of a network card. Unless it [is direct](Backend::is_direct), descriptors are watched edge-triggered:
+/// after an event, one goes on until `Outcome::Wait`.
 pub trait Backend: Send {
     /// Offloads that it can do, as feature bits of the device.
     fn features(&self) -> u64;
@@ -35,6 +35,17 @@ pub trait Backend: Send {
 
     /// What is watched for a pair of queues, while somebody is there.
     fn descriptor(&self, pair: u16) -> Option<RawFd>;
+
+    /// Whether nothing of a frame stays here: sending never waits, and as long as there is a frame to receive, the
+    /// descriptor is readable.
+    fn is_direct(&self) -> bool {
+        false
+    }
+
+    /// Goes on with what of a frame that was sent has stayed here.
+    fn flush(&mut self) -> Outcome<()> {
+        Outcome::Done(())
+    }
 
     /// Sends a frame, with its header in front.
     fn send(&mut self, pair: u16, packet: &[Slice<'_>]) -> Outcome<()>;

@@ -133,13 +133,24 @@ impl Net {
         self.backend.configure(features, self.pairs).is_ok()
     }
 
-    fn watch(&self, cx: &mut Context<'_>) {
-        let events = EventSet::IN | EventSet::OUT | EventSet::EDGE_TRIGGERED;
+    /// Watches the descriptors of all pairs of queues.
+    fn watch_all(&mut self, cx: &mut Context<'_>) {
         for pair in 0..self.backend.pairs() {
-            if let Some(fd) = self.backend.descriptor(pair) {
-                // Fails when the host has no memory left; then the card stays still.
-                let _ = cx.watch(&fd, pair.into(), events);
-            }
+            self.receivers[usize::from(pair)].masked = false;
+            self.watch(cx, pair);
+        }
+    }
+
+    fn watch(&self, cx: &mut Context<'_>, pair: u16) {
+        let masked = self.receivers[usize::from(pair)].masked;
+        let events = match (self.backend.is_direct(), masked) {
+            (true, false) => EventSet::IN,
+            (true, true) => EventSet::empty(),
+            (false, _) => EventSet::IN | EventSet::OUT | EventSet::EDGE_TRIGGERED,
+        };
+        if let Some(fd) = self.backend.descriptor(pair) {
+            // Fails when the host has no memory left; then the card stays still.
+            let _ = cx.watch(&fd, pair.into(), events);
         }
     }
 
@@ -164,7 +175,7 @@ impl Net {
         }
         self.link_up = true;
         self.set_timer(Duration::ZERO);
-        self.watch(cx);
+        self.watch_all(cx);
         cx.config_changed();
     }
 
@@ -185,8 +196,7 @@ impl Net {
             if self.limit_transmit.as_mut().is_some_and(|limit| !limit.admits()) {
                 break;
             }
-            chain.readable.clear();
-            chain.writable.clear();
+            chain.clear();
             if !cx.pop_into(queue, &mut chain)? {
                 if cx.listen(queue)? {
                     continue;
@@ -213,6 +223,11 @@ impl Net {
             }
             cx.push(queue, chain.head, 0)?;
             left -= 1;
+        }
+        if left < QUEUE_SIZE
+            && let Some(receiver) = self.receivers.get_mut(usize::from(pair))
+        {
+            receiver.answer = true;
         }
         if left == 0 {
             cx.again(queue);
@@ -257,7 +272,7 @@ impl VirtioDevice for Net {
 
     fn activate(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
         self.configure(cx);
-        self.watch(cx);
+        self.watch_all(cx);
         let timers = [
             (self.limit_receive.as_ref().map(AsRawFd::as_raw_fd), RECEIVE_TIMER),
             (self.limit_transmit.as_ref().map(AsRawFd::as_raw_fd), TRANSMIT_TIMER),
@@ -303,6 +318,9 @@ impl VirtioDevice for Net {
                     self.receive(cx, pair)?;
                 }
                 if events.contains(EventSet::OUT) {
+                    if self.link_up && self.backend.flush() == Outcome::Gone {
+                        self.disconnect(cx);
+                    }
                     self.transmit(cx, pair)?;
                 }
             }

@@ -5,7 +5,9 @@ use super::{Net, QUEUE_SIZE, receive_queue};
 use crate::devices::virtio::queue::total;
 use crate::devices::virtio::scatter::{copy_in, copy_out};
 use crate::devices::virtio::{Chain, Context, Error};
+use smallvec::SmallVec;
 use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
+use vm_memory::VolatileMemory;
 
 /// Where `num_buffers` is in the header (5.1.6).
 const NUM_BUFFERS: usize = 10;
@@ -15,6 +17,10 @@ const NUM_BUFFERS: usize = 10;
 pub(super) struct Receiver {
     /// The backend may have a frame.
     pub(super) readable: bool,
+    /// The guest has sent something since a frame came, so that the next one is likely its answer, and alone.
+    pub(super) answer: bool,
+    /// The descriptor is not watched for frames, since there is no room for those that it may have.
+    pub(super) masked: bool,
     /// Room that is offered to the next frame at first: for the last one, or a bit less than for the one before.
     expected: usize,
     /// What did not go into that.
@@ -25,7 +31,8 @@ pub(super) struct Receiver {
 
 impl Default for Receiver {
     fn default() -> Self {
-        Self { readable: true, expected: 0, spill: Vec::new(), held: None }
+        let (spill, held) = (Vec::new(), None);
+        Self { readable: true, answer: false, masked: false, expected: 0, spill, held }
     }
 }
 
@@ -45,7 +52,17 @@ impl Net {
                 break;
             }
             match self.receive_frame(cx, pair, &mut buffers)? {
-                Received::Frame => left -= 1,
+                Received::Frame => {
+                    left -= 1;
+                    let receiver = &mut self.receivers[usize::from(pair)];
+                    if std::mem::take(&mut receiver.answer)
+                        && buffers.used.len() == 1
+                        && self.backend.is_direct()
+                    {
+                        // If there is another one, that is the descriptor's next event: to try would take longer.
+                        receiver.readable = false;
+                    }
+                }
                 Received::Nothing => break,
                 Received::NoBuffer if cx.listen(queue)? => {}
                 Received::NoBuffer => break,
@@ -55,7 +72,17 @@ impl Net {
         if left == 0 {
             cx.again(queue);
         }
+        self.mask(cx, pair);
         cx.notify(queue)
+    }
+
+    /// Watches a descriptor that is readable for as long as there are frames only while there is room for them.
+    fn mask(&mut self, cx: &mut Context<'_>, pair: u16) {
+        let Some(receiver) = self.receivers.get_mut(usize::from(pair)) else { return };
+        if self.link_up && self.backend.is_direct() && receiver.masked != receiver.readable {
+            receiver.masked = receiver.readable;
+            self.watch(cx, pair);
+        }
     }
 
     /// Brings one frame into the driver's buffers.
@@ -78,7 +105,9 @@ impl Net {
             receiver.spill.extend(&frame[direct..]);
             frame.len()
         } else {
-            receiver.spill.resize(LONGEST, 0);
+            if receiver.spill.len() < LONGEST {
+                receiver.spill.resize(LONGEST, 0);
+            }
             match self.backend.receive(pair, &buffers.slices.writable, &mut receiver.spill) {
                 Outcome::Done(len) => len,
                 outcome => {
@@ -131,11 +160,11 @@ struct Buffers<'m> {
     queue: u16,
     /// Whether a frame may have several of them.
     mergeable: bool,
-    chains: Vec<Taken>,
+    chains: SmallVec<[Taken; 2]>,
     /// Those of all chains.
     slices: Chain<'m>,
     room: usize,
-    used: Vec<(u16, u32)>,
+    used: SmallVec<[(u16, u32); 2]>,
 }
 
 /// One of them.
@@ -148,7 +177,7 @@ struct Taken {
 
 impl<'m> Buffers<'m> {
     fn new(queue: u16, mergeable: bool) -> Self {
-        let (chains, slices, used) = (Vec::new(), Chain::default(), Vec::new());
+        let (chains, slices, used) = (SmallVec::new(), Chain::default(), SmallVec::new());
         Self { queue, mergeable, chains, slices, room: 0, used }
     }
 
@@ -182,10 +211,20 @@ impl<'m> Buffers<'m> {
                 break;
             }
         }
-        copy_in(&self.slices.writable, NUM_BUFFERS, &(self.used.len() as u16).to_le_bytes());
+        let count = (self.used.len() as u16).to_le();
+        // Nearly always, the header is in one piece.
+        match self.slices.writable.first().and_then(|first| first.get_ref(NUM_BUFFERS).ok()) {
+            Some(field) => field.store(count),
+            None => drop(copy_in(&self.slices.writable, NUM_BUFFERS, &count.to_ne_bytes())),
+        }
         cx.push_all(self.queue, &self.used)?;
-        self.chains.drain(..self.used.len());
-        self.slices.writable.drain(..pieces);
+        if self.used.len() == self.chains.len() {
+            self.chains.clear();
+            self.slices.clear();
+        } else {
+            self.chains.drain(..self.used.len());
+            self.slices.writable.drain(..pieces);
+        }
         Ok(())
     }
 

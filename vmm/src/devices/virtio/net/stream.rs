@@ -57,20 +57,6 @@ impl Stream {
         Self { socket: Some(socket), path, input, filled: 0, taken: 0, output: Vec::new() }
     }
 
-    /// Sends what is left of a frame.
-    fn flush(&mut self) -> Outcome<()> {
-        while !self.output.is_empty() {
-            let Some(socket) = &self.socket else { return Outcome::Gone };
-            match rustix::io::write(socket, &self.output) {
-                Ok(len) => drop(self.output.drain(..len)),
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return Outcome::Wait,
-                Err(_) => return Outcome::Gone,
-            }
-        }
-        Outcome::Done(())
-    }
-
     /// The next frame that has been read as a whole; `Err` for a length that no frame has.
     fn frame(&self) -> Result<Option<std::ops::Range<usize>>, ()> {
         let read = &self.input[self.taken..self.filled];
@@ -118,6 +104,19 @@ impl Backend for Stream {
 
     fn descriptor(&self, _pair: u16) -> Option<RawFd> {
         self.socket.as_ref().map(AsRawFd::as_raw_fd)
+    }
+
+    fn flush(&mut self) -> Outcome<()> {
+        while !self.output.is_empty() {
+            let Some(socket) = &self.socket else { return Outcome::Gone };
+            match rustix::io::write(socket, &self.output) {
+                Ok(len) => drop(self.output.drain(..len)),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Outcome::Wait,
+                Err(_) => return Outcome::Gone,
+            }
+        }
+        Outcome::Done(())
     }
 
     fn send(&mut self, _pair: u16, packet: &[Slice<'_>]) -> Outcome<()> {

@@ -225,6 +225,10 @@ impl Backend for Tap {
         self.queues.get(usize::from(pair)).map(AsRawFd::as_raw_fd)
     }
 
+    fn is_direct(&self) -> bool {
+        true
+    }
+
     fn send(&mut self, pair: u16, packet: &[Slice<'_>]) -> Outcome<()> {
         let Some(queue) = self.queues.get(usize::from(pair)) else { return Outcome::Done(()) };
         match writev(queue, packet) {

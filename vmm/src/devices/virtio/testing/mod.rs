@@ -185,6 +185,14 @@ impl FakeDriver {
         }
     }
 
+    /// Whether the worker has something to do although [`FakeDriver::run`] has just let it.
+    pub fn is_busy(&mut self) -> bool {
+        match &mut self.worker {
+            Worker::Loop(worker) => worker.turn(0).unwrap() > 0,
+            Worker::Steps(_) => false,
+        }
+    }
+
     /// Lets the worker wait for something to do, at most a second, and do it.
     pub fn wait(&mut self) {
         if let Worker::Loop(worker) = &mut self.worker {

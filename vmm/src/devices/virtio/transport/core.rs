@@ -318,6 +318,7 @@ impl Core {
             self.transport.interrupt_config();
         }
         if result.is_err() {
+            context.unwatch_all();
             self.needs_reset(inner);
         }
     }

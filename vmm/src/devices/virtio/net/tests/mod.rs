@@ -1,5 +1,7 @@
 //! The device against a program at the other end of a socket, and against a tap where there may be one.
 
+mod direct;
+
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 
@@ -156,6 +158,31 @@ fn a_slow_program_holds_the_driver_back() {
         driver.run();
     }
     assert!(driver.take(TRANSMIT).is_some());
+}
+
+#[test]
+fn what_is_left_of_a_frame_goes_when_there_is_room() {
+    let frame = [7; 60_000];
+    let offer = |driver: &mut FakeDriver| {
+        driver.offer(TRANSMIT, &[&[0; HEADER], &frame], &[]);
+        driver.kick(TRANSMIT);
+        driver.take(TRANSMIT).is_some()
+    };
+    // As many as are taken before one has to wait, the last of them in part.
+    let (mut driver, _far) = pair(options());
+    let taken = (0..100).take_while(|_| offer(&mut driver)).count();
+    let (mut driver, mut far) = pair(options());
+    assert!((0..taken).all(|_| offer(&mut driver)));
+    let (mut bytes, mut chunk) = (Vec::<u8>::new(), vec![0; 1 << 20]);
+    let sent = framed(&frame).repeat(taken);
+    for _ in 0..1000 {
+        match far.read(&mut chunk) {
+            Ok(len) => bytes.extend(&chunk[..len]),
+            Err(e) => assert_eq!(e.kind(), ErrorKind::WouldBlock),
+        }
+        driver.run();
+    }
+    assert!(bytes == sent, "{} of {} bytes", bytes.len(), sent.len());
 }
 
 #[test]
