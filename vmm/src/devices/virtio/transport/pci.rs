@@ -186,18 +186,16 @@ impl VirtioPci {
         body.extend(PENDING.0.to_le_bytes());
         let msix_at = config.add_capability(MSIX, &body);
         config.allow(msix_at + 2, &[0, 0xc0]);
-        let all_ports = (0, PORTS as u32);
-        for (cfg_type, space, at, more) in [
-            (TYPE_COMMON, Space::Memory, COMMON, &[][..]),
-            (TYPE_NOTIFY, Space::Ports, all_ports, &PORT_STRIDE.to_le_bytes()),
-            (TYPE_NOTIFY, Space::Memory, NOTIFY, &NOTIFY_STRIDE.to_le_bytes()),
-            (TYPE_ISR, Space::Memory, ISR, &[]),
-            (TYPE_DEVICE, Space::Memory, DEVICE, &[]),
-        ] {
-            config.add_capability(VENDOR_SPECIFIC, &part(cfg_type, space, at, more));
-        }
-        let window = part(TYPE_PCI, Space::Memory, (0, 0), &[0; 4]);
-        let window_at = config.add_capability(VENDOR_SPECIFIC, &window);
+        let mut add = |cfg_type, space, at, more: &[u8]| {
+            config.add_capability(VENDOR_SPECIFIC, &part(cfg_type, space, at, more))
+        };
+        add(TYPE_COMMON, Space::Memory, COMMON, &[]);
+        add(TYPE_NOTIFY, Space::Ports, (0, PORTS as u32), &PORT_STRIDE.to_le_bytes());
+        add(TYPE_ISR, Space::Memory, ISR, &[]);
+        add(TYPE_DEVICE, Space::Memory, DEVICE, &[]);
+        let window_at = add(TYPE_PCI, Space::Memory, (0, 0), &[0; 4]);
+        // Last, so that drivers that know ports need not walk past it: every step is an exit.
+        add(TYPE_NOTIFY, Space::Memory, NOTIFY, &NOTIFY_STRIDE.to_le_bytes());
         // `bar`, then `offset` and `length`; the data goes through.
         config.allow(window_at + 4, &[0xff]);
         config.allow(window_at + 8, &[0xff; 8]);
