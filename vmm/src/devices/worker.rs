@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
 
@@ -34,7 +35,7 @@ impl Worker {
         let wake = Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?);
         let (commands, received) = mpsc::channel();
         let events = EventLoop::new()?;
-        let waker = Waker(Arc::clone(&wake));
+        let waker = Waker { event: Arc::clone(&wake), woken: Arc::default() };
         let thread = std::thread::Builder::new()
             .name(name.to_owned())
             .stack_size(STACK)
@@ -70,17 +71,21 @@ impl Worker {
     }
 }
 
-/// Brings the loop back to its commands.
-struct Waker(Arc<EventFd>);
+/// Brings the loop back to its commands, and says that there are some: to look costs more than that.
+struct Waker {
+    event: Arc<EventFd>,
+    woken: Arc<AtomicBool>,
+}
 
 impl Source for Waker {
     fn begin(&mut self, descriptors: &mut dyn Descriptors) {
         // Fails only for a descriptor that is not one.
-        let _ = descriptors.add(self.0.as_raw_fd(), 0, EventSet::IN);
+        let _ = descriptors.add(self.event.as_raw_fd(), 0, EventSet::IN);
     }
 
     fn process(&mut self, _token: u32, _events: EventSet, _descriptors: &mut dyn Descriptors) {
-        let _ = self.0.read();
+        let _ = self.event.read();
+        self.woken.store(true, Ordering::Relaxed);
     }
 }
 
@@ -91,6 +96,7 @@ fn serve(
     commands: &Receiver<Command>,
     mut paused: bool,
 ) {
+    let woken = Arc::clone(&waker.woken);
     events.add(Box::new(waker));
     sources.into_iter().for_each(|source| events.add(source));
     loop {
@@ -112,15 +118,17 @@ fn serve(
                 None => break,
             }
         }
-        // Fails only for a loop that is not one.
-        let _ = events.turn(-1);
+        while !woken.swap(false, Ordering::Relaxed) {
+            // Fails only for a loop that is not one.
+            let _ = events.turn(-1);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::atomic::AtomicU32;
 
     /// Counts the events it is given, and says when it was drained and finished.
     struct Counter {
