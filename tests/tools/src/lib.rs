@@ -11,10 +11,10 @@ const PAUSE: Duration = Duration::from_millis(20);
 const SETTLE: Duration = Duration::from_millis(500);
 
 /// Loops are steady when one that is twice as long takes twice the time but for this part of it.
-const STEADY: u32 = 25;
+const STEADY: u32 = 20;
 
 /// How often loops are measured at most, until they are steady.
-const TRIES: usize = 8;
+const TRIES: usize = 12;
 
 /// Measures a load: `run` does what it is told so many times. Prints `CASE NANOSECONDS`, the time that one takes, found
 /// from two loops of which the second is twice as long, so that what is around them drops out. Before, between and after
@@ -57,8 +57,8 @@ mod tests {
     #[test]
     fn a_loop_twice_as_long_takes_twice_the_time() {
         let ms = Duration::from_millis;
-        assert!(is_steady(ms(100), ms(200)) && is_steady(ms(100), ms(193)) && is_steady(ms(100), ms(208)));
-        assert!(!is_steady(ms(100), ms(190)) && !is_steady(ms(100), ms(210)) && !is_steady(ms(100), ms(100)));
+        assert!(is_steady(ms(100), ms(200)) && is_steady(ms(100), ms(193)) && is_steady(ms(100), ms(210)));
+        assert!(!is_steady(ms(100), ms(190)) && !is_steady(ms(100), ms(212)) && !is_steady(ms(100), ms(100)));
     }
 
     #[test]
