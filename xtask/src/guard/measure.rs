@@ -59,6 +59,8 @@ pub struct Measured {
 const STARTS: usize = 5;
 /// A lab that counts may stall, and does so again unless something changes.
 const SEEDS: [u64; 3] = [1, 2, 3];
+/// Virtual time for a start: several times what the longest needs. A stalled one takes a minute and more of wall time.
+const DEADLINE_MS: u64 = 6_000;
 /// What Debian's kernel needs for the devices.
 const MODULES: [&str; 8] = [
     "virtio_mmio",
@@ -182,6 +184,7 @@ fn step(scenario: &Scenario) -> Step {
     let words = line.split_whitespace().chain(flags);
     let mut step = lab::step(&scenario.name(), words);
     step.env.push(("XDG_CACHE_HOME".to_owned(), CACHE.to_owned()));
+    step.deadline_ms = DEADLINE_MS;
     step
 }
 
