@@ -134,11 +134,12 @@ pub struct MachineState {
     irqchip: Vec<u8>,
     devices: Vec<(String, Vec<u8>)>,
     resources: Resources,
+    is_linux: bool,
 }
 
 impl Saved for MachineState {
     const NAME: &'static str = "machine";
-    const VERSION: u16 = 1;
+    const VERSION: u16 = 2;
 }
 
 /// A machine, built and not yet running. Its fields are dropped in their order: KVM lets go of the memory before
@@ -159,6 +160,8 @@ pub struct Board {
     vm: Vm,
     kind: MachineKind,
     resources: Resources,
+    /// It was entered by Linux's own protocol.
+    is_linux: bool,
     _rom: Option<Rom>,
     _device_memory: Vec<Arc<Mapping>>,
     memory: Memory,
@@ -195,7 +198,11 @@ pub fn build(
     if spec.machine == MachineKind::Legacy {
         vm.create_pit()?;
     }
-    let (virtio, device_memory) = VirtioDevices::attach(attachments, &vm, &memory, &mut resources)?;
+    let is_linux = match &start {
+        Start::Boot { cpu, .. } => matches!(cpu, BootCpu::Long { .. }),
+        Start::Restore { state, .. } => state.is_linux,
+    };
+    let (virtio, device_memory) = VirtioDevices::attach(attachments, &vm, &memory, &mut resources, is_linux)?;
     let mut devices = Devices::new(spec, &vm, wiring, virtio)?;
     let mut rom = None;
     if let Some(firmware) = firmware {
@@ -231,6 +238,7 @@ pub fn build(
         vm,
         kind: spec.machine,
         resources,
+        is_linux,
         _rom: rom,
         _device_memory: device_memory,
         memory,
@@ -273,12 +281,14 @@ fn describe(memory: &Memory, spec: &VmSpec, devices: &Devices) -> Result<(), Err
 impl Board {
     /// The state of all but the vCPUs, which tell their own; everything has to be paused.
     pub fn save(&self, vcpus: &[VcpuState]) -> Result<MachineState, Error> {
-        let Self { buses: _, devices, vm, kind, resources, _rom: _, _device_memory: _, memory: _ } = self;
+        let Self { buses: _, devices, vm, kind, resources, is_linux, _rom: _, _device_memory: _, memory: _ } =
+            self;
         Ok(MachineState {
             vcpus: vcpus.iter().map(state::encode).collect(),
             irqchip: state::encode(&vm.save_irqchip(*kind == MachineKind::Legacy)?),
             devices: devices.save(),
             resources: state::decode(&state::encode(resources))?,
+            is_linux: *is_linux,
         })
     }
 

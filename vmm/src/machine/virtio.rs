@@ -67,12 +67,14 @@ enum Place {
 
 impl VirtioDevices {
     /// Gives devices their places, in their order: a machine that is restored finds the same ones. What they have in
-    /// the guest's address space comes back as well: it has to outlive the VM.
+    /// the guest's address space comes back as well: it has to outlive the VM. `is_linux` if it is known that nothing
+    /// else will drive them.
     pub(super) fn attach(
         mut attachments: Vec<Attachment>,
         vm: &Vm,
         memory: &Memory,
         resources: &mut Resources,
+        is_linux: bool,
     ) -> Result<(Self, Vec<Arc<Mapping>>), Error> {
         let mut device_memory = Vec::new();
         for attachment in &mut attachments {
@@ -83,7 +85,7 @@ impl VirtioDevices {
             }
         }
         let attached: Vec<_> = (attachments.into_iter().zip(0..))
-            .map(|(attachment, index)| Attached::new(attachment, index, vm, memory, resources))
+            .map(|(attachment, index)| Attached::new(attachment, index, vm, memory, resources, is_linux))
             .collect::<Result<_, _>>()?;
         let functions: Vec<_> = attached.iter().filter_map(Attached::function).collect();
         let bus = (!functions.is_empty()).then(|| RootBus::new(functions));
@@ -208,6 +210,7 @@ impl Attached {
         vm: &Vm,
         memory: &Memory,
         resources: &mut Resources,
+        is_linux: bool,
     ) -> Result<Self, Error> {
         let Attachment { name, transport, device } = attachment;
         let (memory, doorbells) = (memory.clone(), Arc::new(vm.clone()));
@@ -222,7 +225,9 @@ impl Attached {
             }
             TransportKind::Pci => {
                 let number = resources.pci_device()?;
-                let bars = Bars { memory: resources.bar(BAR)?, ports: resources.ports(PORTS)? };
+                // Linux knows both ways to ring; of others' drivers some fail on seeing ports.
+                let ports = is_linux.then(|| resources.ports(PORTS)).transpose()?;
+                let bars = Bars { memory: resources.bar(BAR)?, ports };
                 let first = resources.messages(vectors(device.queue_sizes().len()))?;
                 let messages = Box::new(IrqfdMessages::new(vm.clone(), first));
                 let function = Arc::new(VirtioPci::new(device, memory, bars, messages, doorbells)?);

@@ -52,8 +52,8 @@ pub enum Space {
 pub struct Bars {
     /// Below 4 GiB.
     pub memory: Range,
-    /// 256 at most (6.2.5.1).
-    pub ports: Range,
+    /// 256 at most (6.2.5.1); a function may have none.
+    pub ports: Option<Range>,
 }
 
 /// The bytes, and which of their bits a guest may write.
@@ -74,21 +74,25 @@ impl ConfigSpace {
         let Bars { memory, ports } = bars;
         let Identity { vendor, device, revision, class, subsystem_vendor, subsystem } = *identity;
         let (bytes, writable) = ([0; LEN], [0; LEN]);
-        let (link, next, lens) = (CAPABILITIES, FIRST_CAPABILITY, [memory.len, ports.len]);
+        let (link, next, lens) =
+            (CAPABILITIES, FIRST_CAPABILITY, [memory.len, ports.map_or(0, |ports| ports.len)]);
         let mut space = Self { bytes, writable, link, next, lens };
         space.set(0x00, &vendor.to_le_bytes());
         space.set(0x02, &device.to_le_bytes());
         space.set(0x08, &(class << 8 | u32::from(revision)).to_le_bytes());
         space.set(0x2c, &subsystem_vendor.to_le_bytes());
         space.set(0x2e, &subsystem.to_le_bytes());
-        space.set(COMMAND, &(PORTS | MEMORY | BUS_MASTER).to_le_bytes());
-        space.allow(COMMAND, &(PORTS | MEMORY | BUS_MASTER | INTERRUPT_DISABLE).to_le_bytes());
+        let decoding = if ports.is_some() { PORTS | MEMORY } else { MEMORY };
+        space.set(COMMAND, &(decoding | BUS_MASTER).to_le_bytes());
+        space.allow(COMMAND, &(decoding | BUS_MASTER | INTERRUPT_DISABLE).to_le_bytes());
         // A 32-bit, non-prefetchable BAR: its low bits are all zero.
         space.set(BAR0, &(memory.start as u32).to_le_bytes());
         space.allow(BAR0, &(!(memory.len as u32 - 1)).to_le_bytes());
-        // Ports have 16 bits on this machine, which the upper half may say (6.2.5.1).
-        space.set(BAR1, &(ports.start as u32 | IS_PORTS).to_le_bytes());
-        space.allow(BAR1, &(!(ports.len as u16 - 1)).to_le_bytes());
+        if let Some(ports) = ports {
+            // Ports have 16 bits on this machine, which the upper half may say (6.2.5.1).
+            space.set(BAR1, &(ports.start as u32 | IS_PORTS).to_le_bytes());
+            space.allow(BAR1, &(!(ports.len as u16 - 1)).to_le_bytes());
+        }
         // Interrupt line: a scratch byte.
         space.allow(0x3c, &[0xff]);
         space

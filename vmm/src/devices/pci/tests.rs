@@ -26,8 +26,10 @@ impl Fake {
             subsystem_vendor: 0x1af4,
             subsystem: 0x1044,
         };
-        let bars =
-            Bars { memory: Range { start: START, len: 0x1000 }, ports: Range { start: PORTS, len: 0x100 } };
+        let bars = Bars {
+            memory: Range { start: START, len: 0x1000 },
+            ports: Some(Range { start: PORTS, len: 0x100 }),
+        };
         Self { config: Mutex::new(ConfigSpace::new(&identity, bars)), bar: Mutex::new([0; 0x1000]) }
     }
 }

@@ -100,7 +100,7 @@ impl Target {
                 (FakeDriver::stepping(mmio.core().clone(), memory), Registers::Mmio(mmio))
             }
             _ => {
-                let bars = Bars { memory: range(BAR), ports: Range { start: 0xc000, len: PORTS } };
+                let bars = Bars { memory: range(BAR), ports: Some(Range { start: 0xc000, len: PORTS }) };
                 let pci = VirtioPci::new(device, memory.clone(), bars, Box::new(NoMessages), doorbells);
                 let pci = Arc::new(pci.expect("descriptors"));
                 (FakeDriver::stepping(pci.core().clone(), memory), Registers::Pci(pci))

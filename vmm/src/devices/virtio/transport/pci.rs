@@ -1,6 +1,7 @@
-//! virtio-pci, modern (4.1): a PCI function with a BAR in memory, and one of ports for notifications only. A write to a
-//! port is an exit that KVM understands without decoding the guest's instruction, as it must one to memory (but on Intel's
-//! processors), so that way stands first among the capabilities. Drivers that know only memory take the other.
+//! virtio-pci, modern (4.1): a PCI function with a BAR in memory, and perhaps one of ports for notifications only. A write
+//! to a port is an exit that KVM understands without decoding the guest's instruction, as it must one to memory (but on
+//! Intel's processors), so that way stands first among the capabilities. There are drivers that want to hear of memory
+//! only, and of nothing else first: who boots them gives them no ports.
 //!
 //! | offset in memory | what |
 //! |-|-|
@@ -155,7 +156,7 @@ fn part(cfg_type: u8, space: Space, (offset, len): (u32, u32), more: &[u8]) -> V
 }
 
 impl VirtioPci {
-    /// Puts `device` on a function with these BARs: [`BAR`] bytes and [`PORTS`] ports, aligned to their number. Its
+    /// Puts `device` on a function with these BARs: [`BAR`] bytes and [`PORTS`] ports (or none), aligned to their number. Its
     /// notifications go by `doorbells`, its interrupts by `messages`.
     pub fn new(
         device: Box<dyn VirtioDevice>,
@@ -190,11 +191,13 @@ impl VirtioPci {
             config.add_capability(VENDOR_SPECIFIC, &part(cfg_type, space, at, more))
         };
         add(TYPE_COMMON, Space::Memory, COMMON, &[]);
-        add(TYPE_NOTIFY, Space::Ports, (0, PORTS as u32), &PORT_STRIDE.to_le_bytes());
+        if bars.ports.is_some() {
+            add(TYPE_NOTIFY, Space::Ports, (0, PORTS as u32), &PORT_STRIDE.to_le_bytes());
+        }
         add(TYPE_ISR, Space::Memory, ISR, &[]);
         add(TYPE_DEVICE, Space::Memory, DEVICE, &[]);
         let window_at = add(TYPE_PCI, Space::Memory, (0, 0), &[0; 4]);
-        // Last, so that drivers that know ports need not walk past it: every step is an exit.
+        // Last, so that drivers that take ports need not walk past it: every step is an exit.
         add(TYPE_NOTIFY, Space::Memory, NOTIFY, &NOTIFY_STRIDE.to_le_bytes());
         // `bar`, then `offset` and `length`; the data goes through.
         config.allow(window_at + 4, &[0xff]);

@@ -36,10 +36,14 @@ impl Doorbells for Outside {
 const START: u64 = 0xc000_0000;
 
 fn device() -> (VirtioPci, Outside) {
+    device_with(Some(Range { start: 0xc000, len: PORTS }))
+}
+
+fn device_with(ports: Option<Range>) -> (VirtioPci, Outside) {
     let spec = MemorySpec { size: 2 << 20, huge: HugePages::Default, prealloc: false, shared: false };
     let memory = Memory::new(&spec, &RamLayout::new(spec.size)).unwrap();
     let outside = Outside::default();
-    let bars = Bars { memory: Range { start: START, len: BAR }, ports: Range { start: 0xc000, len: PORTS } };
+    let bars = Bars { memory: Range { start: START, len: BAR }, ports };
     let messages = Box::new(outside.clone());
     let device = VirtioPci::new(Box::new(Entropy), memory, bars, messages, Arc::new(outside.clone()));
     (device.unwrap(), outside)
@@ -170,11 +174,19 @@ fn doorbells_follow_the_bars() {
 
 #[test]
 fn without_ports_memory_is_connected_at_once() {
-    let (device, outside) = device();
-    device.write_config(4, &[2, 0]);
-    device.signals.connect(device.core.connected());
     let bell = Address::Mmio(START + 0x1000);
+    let (off, outside) = device();
+    off.write_config(4, &[2, 0]);
+    off.signals.connect(off.core.connected());
     assert_eq!(*outside.doorbells.lock().unwrap(), [(true, bell)]);
+    let (none, outside) = device_with(None);
+    none.write_config(4, &[3, 0]);
+    none.signals.connect(none.core.connected());
+    assert_eq!((config(&none, 4), config(&none, 0x14)), ([2, 0], [0; 4]), "nothing to decode, no BAR");
+    assert_eq!(*outside.doorbells.lock().unwrap(), [(true, bell)]);
+    let is_bell = |&(at, _): &(u16, u8)| config(&none, at + 3) == [TYPE_NOTIFY];
+    let bells: Vec<_> = capabilities(&none).into_iter().filter(is_bell).collect();
+    assert_eq!((bells.len(), config(&none, bells[0].0 + 4)), (1, [0]));
 }
 
 #[test]
