@@ -92,8 +92,9 @@ impl Write for ConsoleOutput {
 #[derive(Debug)]
 pub struct OutputPump {
     queue: ConsoleOutput,
-    /// `None` for nowhere, or once writing has failed: the reader is gone.
+    /// `None` for nowhere.
     sink: Option<Sink>,
+    /// Writing has failed: the reader is gone.
     failed: bool,
     waiting: bool,
 }
@@ -107,7 +108,7 @@ impl OutputPump {
 
     /// Writes until the queue is empty or the sink wants us to wait; whether it does.
     fn pump(&mut self) -> bool {
-        let Some(sink) = &mut self.sink else {
+        let Some(sink) = self.sink.as_mut().filter(|_| !self.failed) else {
             let taken = self.queue.take();
             if self.failed {
                 self.queue.lose(taken.len());
@@ -132,7 +133,6 @@ impl OutputPump {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return true,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => {
-                    self.sink = None;
                     self.failed = true;
                     self.queue.lose(self.queue.take().len());
                     return false;
@@ -151,19 +151,19 @@ impl Source for OutputPump {
     fn process(&mut self, _token: u32, _events: EventSet, descriptors: &mut dyn Descriptors) {
         // Nothing to read when it was the sink that woke us.
         let _ = rustix::io::read(&self.queue.0.filled, &mut [0; 8]);
-        let sink = self.sink.as_ref().map(AsRawFd::as_raw_fd);
         let must_wait = self.pump();
-        if must_wait == self.waiting {
-            return;
-        }
-        self.waiting = must_wait;
-        match sink {
+        let has_changed = std::mem::replace(&mut self.waiting, must_wait) != must_wait;
+        match &self.sink {
             // A regular file cannot be waited for, and never has to be.
-            Some(sink) if must_wait => {
-                let _ = descriptors.add(sink, 0, EventSet::OUT);
+            Some(sink) if has_changed && must_wait => {
+                let _ = descriptors.add(sink.as_raw_fd(), 0, EventSet::OUT);
             }
-            Some(sink) => descriptors.remove(sink),
-            None => {}
+            Some(sink) if has_changed => descriptors.remove(sink.as_raw_fd()),
+            _ => {}
+        }
+        if self.failed {
+            // Not sooner: while others have copies of it, it would be watched for ever.
+            self.sink = None;
         }
     }
 
@@ -192,6 +192,7 @@ impl OutputPump {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::devices::event_loop::EventLoop;
     use rustix::event::{PollFd, PollFlags, poll};
     use std::io::Read;
 
@@ -275,5 +276,22 @@ mod tests {
         output.write_all(b"nobody is meant to").unwrap();
         assert!(!off.pump());
         assert_eq!(output.lost(), 11);
+    }
+
+    #[test]
+    fn a_reader_that_goes_while_it_is_waited_for_is_waited_for_no_more() {
+        let (reader, writer) = std::os::unix::net::UnixStream::pair().unwrap();
+        let _copy = writer.try_clone().unwrap();
+        let mut output = ConsoleOutput::new().unwrap();
+        let sink = Sink::new(OwnedFd::from(writer)).unwrap();
+        let mut events = EventLoop::new().unwrap();
+        events.add(Box::new(OutputPump::new(output.clone(), Some(sink))));
+        output.write_all(&vec![b'x'; CAPACITY]).unwrap();
+        assert_eq!(events.turn(-1).unwrap(), 1);
+        assert_eq!(events.turn(0).unwrap(), 0, "it waits for room");
+        drop(reader);
+        assert_eq!(events.turn(-1).unwrap(), 1);
+        assert_eq!(events.turn(10).unwrap(), 0);
+        assert_eq!(output.take(), b"");
     }
 }

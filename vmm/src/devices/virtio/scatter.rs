@@ -15,7 +15,7 @@ use super::queue::Buffers;
 use crate::memory::Slice;
 
 /// `UIO_MAXIOV`: the kernel takes no more pieces at once.
-const MOST: usize = 1024;
+pub const MOST: usize = 1024;
 
 fn pieces(buffers: &[Slice<'_>]) -> SmallVec<[iovec; 4]> {
     // Regions of guest memory stay mapped while there are slices of them.

@@ -145,7 +145,8 @@ impl Net {
         let masked = self.receivers[usize::from(pair)].masked;
         let events = match (self.backend.is_direct(), masked) {
             (true, false) => EventSet::IN,
-            (true, true) => EventSet::empty(),
+            // A tap never has any; with no event at all, the kernel would not tell that it is gone.
+            (true, true) => EventSet::PRIORITY,
             (false, _) => EventSet::IN | EventSet::OUT | EventSet::EDGE_TRIGGERED,
         };
         if let Some(fd) = self.backend.descriptor(pair) {
@@ -272,7 +273,9 @@ impl VirtioDevice for Net {
 
     fn activate(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
         self.configure(cx);
-        self.watch_all(cx);
+        if self.link_up {
+            self.watch_all(cx);
+        }
         let timers = [
             (self.limit_receive.as_ref().map(AsRawFd::as_raw_fd), RECEIVE_TIMER),
             (self.limit_transmit.as_ref().map(AsRawFd::as_raw_fd), TRANSMIT_TIMER),

@@ -122,8 +122,11 @@ impl Net {
         let direct = buffers.room.min(len);
         let spilt = receiver.spill.get(..len - direct).unwrap_or_default();
         // Asked for while all are taken, the driver rings for the next one, and not for the first of these.
-        let fits = buffers.reach(cx, len)?
-            || buffers.mergeable && cx.listen(buffers.queue)? && buffers.reach(cx, len)?;
+        let most = usize::from(QUEUE_SIZE);
+        let mut fits = buffers.reach(cx, len)?;
+        while !fits && buffers.mergeable && buffers.chains.len() < most && cx.listen(buffers.queue)? {
+            fits = buffers.reach(cx, len)?;
+        }
         if fits {
             copy_in(&buffers.slices.writable, direct, spilt);
             if let Some(limit) = &mut self.limit_receive {
@@ -135,7 +138,7 @@ impl Net {
         }
         // A frame in several buffers, where each frame has to have one, does not reach the guest; nor does one that
         // not even all buffers that there can be have room for.
-        if !buffers.mergeable || buffers.chains.len() >= usize::from(QUEUE_SIZE) {
+        if !buffers.mergeable || buffers.chains.len() >= most {
             return Ok(Received::Frame);
         }
         receiver.held = held.or_else(|| {

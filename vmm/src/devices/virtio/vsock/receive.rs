@@ -8,7 +8,7 @@ use zerocopy::IntoBytes;
 use super::packet::Header;
 use super::{QUEUE_SIZE, RECEIVE, Vsock};
 use crate::devices::virtio::queue::total;
-use crate::devices::virtio::scatter::{copy_in, parts, readv};
+use crate::devices::virtio::scatter::{self, copy_in, parts, readv};
 use crate::devices::virtio::{Chain, Context, Error};
 
 /// Buffers that are read into at once, at most.
@@ -103,7 +103,8 @@ impl Vsock {
             }
             Ok(len) => {
                 // Less than there was room for: there was no more, unless its end is to come.
-                socket.readable = len == room || socket.hung_up;
+                let all_offered = pieces.len() <= scatter::MOST;
+                socket.readable = len == room || !all_offered || socket.hung_up;
                 let mut left = len;
                 let mut used = Vec::with_capacity(buffers.len());
                 for buffer in &buffers {

@@ -94,3 +94,53 @@ fn frames_wait_where_they_are_for_room() {
     assert!(driver.needs_reset());
     assert!(!driver.is_busy(), "a broken driver gets no frames");
 }
+
+/// A backend whose other end is gone, and stays so: its descriptor says that for ever, as a tap's does.
+struct Lost(UnixStream);
+
+impl Backend for Lost {
+    fn features(&self) -> u64 {
+        0
+    }
+
+    fn pairs(&self) -> u16 {
+        1
+    }
+
+    fn configure(&mut self, _features: u64, _pairs: u16) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn descriptor(&self, _pair: u16) -> Option<RawFd> {
+        Some(self.0.as_raw_fd())
+    }
+
+    fn is_direct(&self) -> bool {
+        true
+    }
+
+    fn send(&mut self, _pair: u16, _packet: &[Slice<'_>]) -> Outcome<()> {
+        Outcome::Gone
+    }
+
+    fn receive(&mut self, _pair: u16, _buffers: &[Slice<'_>], _spill: &mut [u8]) -> Outcome<usize> {
+        Outcome::Gone
+    }
+
+    fn hang_up(&mut self) {}
+
+    fn reconnect(&mut self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn a_link_that_is_down_is_not_watched_after_a_reset() {
+    let (near, far) = UnixStream::pair().unwrap();
+    let mut driver = FakeDriver::new(Box::new(Net::new(Box::new(Lost(near)), options()).unwrap()));
+    drop(far);
+    driver.run();
+    assert!(!driver.is_busy(), "it is known to be down");
+    driver.initialise(u64::MAX);
+    assert!((0..5).all(|_| !driver.is_busy()));
+}

@@ -396,3 +396,21 @@ fn a_broken_driver_is_told() {
         assert!(driver.needs_reset(), "{queue}");
     }
 }
+
+#[test]
+fn buffers_in_more_pieces_than_are_read_into_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = Vsock::new(CID, Box::new(Endpoint::bind(&dir.path().join("s")).unwrap()));
+    let mut guest = Guest { driver: FakeDriver::new(Box::new(device)), dir, posted: 100 };
+    let mut lens = vec![Header::LEN];
+    lens.extend([16; 256]);
+    for _ in 0..100 {
+        guest.driver.offer_indirect(RECEIVE, &[], &lens);
+    }
+    guest.driver.kick(RECEIVE);
+    let (_, mut stream) = guest.opened(52);
+    let sent = 60 << 10;
+    stream.write_all(&vec![7; sent]).unwrap();
+    let came: usize = std::iter::from_fn(|| guest.receive()).map(|(_, data)| data.len()).sum();
+    assert_eq!(came, sent);
+}
