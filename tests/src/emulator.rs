@@ -8,8 +8,9 @@
 use agent::Status;
 use xtask::lab::StepReport;
 
-/// What `jiffy` ends with after a triple fault.
+/// What `jiffy` ends with after a triple fault, and what it says, which is what is left where a script has started it.
 const TRIPLE_FAULT: u8 = 122;
+const SAID: &str = "jiffy: triple fault of ";
 /// A vCPU is busy that executes for so much of the second at a deadline in which it is watched.
 const BUSY_MS: u32 = 500;
 
@@ -22,6 +23,7 @@ pub fn fault(report: &StepReport) -> Option<&'static str> {
     let stderr = String::from_utf8_lossy(&report.stderr);
     match report.status {
         Status::Exited(TRIPLE_FAULT) => Some("a triple fault"),
+        _ if stderr.lines().any(|line| line.starts_with(SAID)) => Some("a triple fault"),
         Status::TimedOut if stderr.lines().filter_map(busy).any(|ms| ms >= BUSY_MS) => Some("a vCPU spins"),
         _ => None,
     }
@@ -57,5 +59,9 @@ mod tests {
         assert_eq!(of(Status::TimedOut, &spinning), Some("a vCPU spins"));
         assert_eq!(of(Status::Exited(1), &spinning), None);
         assert_eq!(of(Status::Exited(122), ""), Some("a triple fault"));
+        let said = "ip: there already\njiffy: triple fault of vCPU 0: its registers\n";
+        assert_eq!(of(Status::Exited(0), said), Some("a triple fault"));
+        assert_eq!(of(Status::TimedOut, said), Some("a triple fault"));
+        assert_eq!(of(Status::Exited(1), "a guest says jiffy: triple fault of\n"), None);
     }
 }
