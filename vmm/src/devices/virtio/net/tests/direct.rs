@@ -1,14 +1,15 @@
 //! A backend of which nothing stays in the device, like a tap.
 
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::net::UnixDatagram;
 
 use super::*;
 use crate::devices::virtio::scatter::{readv, writev};
 use crate::memory::Slice;
 
-/// Every frame is a datagram, with its header.
-struct Direct(UnixDatagram);
+/// Every frame is what one call sends or receives, with its header. Once the other end is gone it stays so, and the
+/// descriptor says that for ever, as a tap's does.
+struct Direct(OwnedFd);
 
 impl Backend for Direct {
     fn features(&self) -> u64 {
@@ -43,7 +44,7 @@ impl Backend for Direct {
     fn hang_up(&mut self) {}
 
     fn reconnect(&mut self) -> bool {
-        true
+        false
     }
 }
 
@@ -51,7 +52,7 @@ impl Backend for Direct {
 fn frames_wait_where_they_are_for_room() {
     let (near, far) = UnixDatagram::pair().unwrap();
     near.set_nonblocking(true).unwrap();
-    let mut driver = FakeDriver::new(Box::new(Net::new(Box::new(Direct(near)), options()).unwrap()));
+    let mut driver = FakeDriver::new(Box::new(Net::new(Box::new(Direct(near.into())), options()).unwrap()));
     let frame = |n: u8| [[0; HEADER].as_slice(), &[n; 60]].concat();
     let mut next = 0;
     for round in 0..3 {
@@ -95,49 +96,11 @@ fn frames_wait_where_they_are_for_room() {
     assert!(!driver.is_busy(), "a broken driver gets no frames");
 }
 
-/// A backend whose other end is gone, and stays so: its descriptor says that for ever, as a tap's does.
-struct Lost(UnixStream);
-
-impl Backend for Lost {
-    fn features(&self) -> u64 {
-        0
-    }
-
-    fn pairs(&self) -> u16 {
-        1
-    }
-
-    fn configure(&mut self, _features: u64, _pairs: u16) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn descriptor(&self, _pair: u16) -> Option<RawFd> {
-        Some(self.0.as_raw_fd())
-    }
-
-    fn is_direct(&self) -> bool {
-        true
-    }
-
-    fn send(&mut self, _pair: u16, _packet: &[Slice<'_>]) -> Outcome<()> {
-        Outcome::Gone
-    }
-
-    fn receive(&mut self, _pair: u16, _buffers: &[Slice<'_>], _spill: &mut [u8]) -> Outcome<usize> {
-        Outcome::Gone
-    }
-
-    fn hang_up(&mut self) {}
-
-    fn reconnect(&mut self) -> bool {
-        false
-    }
-}
-
 #[test]
 fn a_link_that_is_down_is_not_watched_after_a_reset() {
     let (near, far) = UnixStream::pair().unwrap();
-    let mut driver = FakeDriver::new(Box::new(Net::new(Box::new(Lost(near)), options()).unwrap()));
+    near.set_nonblocking(true).unwrap();
+    let mut driver = FakeDriver::new(Box::new(Net::new(Box::new(Direct(near.into())), options()).unwrap()));
     drop(far);
     driver.run();
     assert!(!driver.is_busy(), "it is known to be down");
