@@ -205,7 +205,7 @@ fn tuned() -> Vec<Guest> {
         Guest::new("fast::overlay_of_a_base_with_data")
             .flag("kernel", "{fast}")
             .flag("disk", "path={ext4},overlay=tmp")
-            .flag("disk", "path={erofs},overlay=tmp,cache=writethrough,physical-block-size=4096")
+            .flag("disk", "path={erofs},overlay=tmp,cache=writethrough,physical-block-size=8K")
             .kernel_words("root=/dev/vda rootfstype=ext4 rw init=/sbin/init")
             .shell(
                 "mdev -s; cd /sys/block/vdb/queue; cat write_cache physical_block_size; \
@@ -216,7 +216,7 @@ fn tuned() -> Vec<Guest> {
                  echo 3 > /proc/sys/vm/drop_caches; grep -c root=/dev/vda /dev/vdb; echo guest: done",
             )
             .says("write through")
-            .says("4096")
+            .says("8192")
             .says("base has data")
             .says("left 0")
             .says("the rest is there")

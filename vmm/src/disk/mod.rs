@@ -66,6 +66,8 @@ pub enum Operation<'a> {
         len: u64,
         /// Whether its space may be given back.
         unmap: bool,
+        /// Whether it has to survive a power cut when it is done.
+        durable: bool,
     },
     /// The range's contents are not needed any more.
     Discard {

@@ -24,17 +24,22 @@ pub fn open(spec: &DiskConfig, chain: &mut Chain) -> Result<Box<dyn Backend>, Er
     let base_is_read = spec.readonly || spec.overlay.is_some();
     let base = Opened::new(&spec.path, !base_is_read, spec.direct, chain)?;
     let format = base.format(spec.format)?;
-    match (&spec.overlay, format) {
-        (None, DiskFormat::Raw) => base.into_raw(spec),
-        (None, DiskFormat::Qcow2) => Ok(Box::new(qcow2::Disk::new(base, !spec.readonly, chain)?)),
+    let disk = match (&spec.overlay, format) {
+        (None, DiskFormat::Raw) => return base.into_raw(spec),
+        (None, DiskFormat::Qcow2) => qcow2::Disk::new(base, !spec.readonly, chain)?,
         (Some(overlay), format) => {
             let overlay = match overlay {
                 Overlay::Tmp => Opened::temporary(chain)?,
                 Overlay::File(file) => Opened::create(file, spec.direct, chain)?,
             };
-            Ok(Box::new(qcow2::Disk::over(base, format, overlay, chain)?))
+            qcow2::Disk::over(base, format, overlay, chain)?
         }
-    }
+    };
+    Ok(Box::new(disk.with_physical_block(physical_block(spec))))
+}
+
+fn physical_block(spec: &DiskConfig) -> Option<u32> {
+    spec.physical_block_size.map(BlockSize::bytes)
 }
 
 /// The images that a disk consists of, each by device and inode.
@@ -197,7 +202,7 @@ impl Opened {
     }
 
     fn into_raw(self, spec: &DiskConfig) -> Result<Box<dyn Backend>, Error> {
-        let (geometry, align) = self.geometry(spec.physical_block_size.map(BlockSize::bytes))?;
+        let (geometry, align) = self.geometry(physical_block(spec))?;
         let (cached, in_memory) = (!self.direct, self.is_in_memory());
         let raw = Raw::new(self.file, geometry, align);
         // There nothing is waited for, and plain calls are half of what io_uring takes.

@@ -70,9 +70,19 @@ impl Disk {
         Ok(Self { image, geometry })
     }
 
+    /// With physical blocks of so many bytes, if they are said.
+    pub fn with_physical_block(mut self, bytes: Option<u32>) -> Self {
+        self.geometry.physical_block = bytes.unwrap_or(self.geometry.physical_block);
+        self
+    }
+
     fn flush(&self) -> io::Result<()> {
         self.image.flush()?;
         self.image.sync()
+    }
+
+    fn flush_if(&self, durable: bool) -> io::Result<()> {
+        if durable { self.flush() } else { Ok(()) }
     }
 }
 
@@ -89,14 +99,17 @@ impl Backend for Disk {
             }
             Operation::Write { offset, from, durable } => {
                 let (vector, _memory) = IoVector::from_volatile_slice(from);
-                let written = self.image.writev(vector, offset);
-                if durable { written.and_then(|()| self.flush()) } else { written }
+                self.image.writev(vector, offset).and_then(|()| self.flush_if(durable))
             }
-            Operation::WriteZeroes { offset, len, unmap: false } => self.image.write_zeroes(offset, len),
+            Operation::WriteZeroes { offset, len, unmap, durable } => {
+                let zeroed = match unmap {
+                    true => self.image.discard_to_zero(offset, len),
+                    false => self.image.write_zeroes(offset, len),
+                };
+                zeroed.and_then(|()| self.flush_if(durable))
+            }
             // Space that is given back reads as zeroes, not as what the backing file has there.
-            Operation::WriteZeroes { offset, len, unmap: true } | Operation::Discard { offset, len } => {
-                self.image.discard_to_zero(offset, len)
-            }
+            Operation::Discard { offset, len } => self.image.discard_to_zero(offset, len),
             Operation::Flush => self.flush(),
         })
     }

@@ -158,7 +158,10 @@ impl Backend for Raw {
         Some(match *operation {
             Operation::Read { offset, to } => self.read(offset, to),
             Operation::Write { offset, from, durable } => self.write(offset, from, durable),
-            Operation::WriteZeroes { offset, len, unmap } => self.write_zeroes(offset, len, unmap),
+            Operation::WriteZeroes { offset, len, unmap, durable } => {
+                let zeroed = self.write_zeroes(offset, len, unmap);
+                if durable { zeroed.and_then(|()| self.flush()) } else { zeroed }
+            }
             Operation::Discard { offset, len } => self.discard(offset, len),
             Operation::Flush => self.flush(),
         })

@@ -75,7 +75,14 @@ impl FakeState {
                     }
                 });
             }
-            Operation::WriteZeroes { offset, len, .. } | Operation::Discard { offset, len } => {
+            Operation::WriteZeroes { offset, len, durable, .. } => {
+                let range = offset as usize..(offset + len) as usize;
+                self.bytes[range.clone()].fill(0);
+                if durable {
+                    self.durable[range].fill(0);
+                }
+            }
+            Operation::Discard { offset, len } => {
                 self.bytes[offset as usize..(offset + len) as usize].fill(0);
             }
             Operation::Flush => self.durable.clone_from(&self.bytes),

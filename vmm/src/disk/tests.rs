@@ -153,6 +153,20 @@ fn one_writer_or_many_readers() {
 }
 
 #[test]
+fn a_block_is_as_large_as_it_is_said_to_be() {
+    let dir = tempfile::tempdir().unwrap();
+    let (raw, top) = (image(dir.path(), "a", &[0; 1 << 20]), qcow2(dir.path(), "top.qcow2", None));
+    let over = DiskConfig { overlay: Some(Overlay::Tmp), ..spec(&raw) };
+    for spec in [spec(&raw), over, spec(&top)] {
+        for (said, bytes) in [(None, 4096), (Some("512"), 512), (Some("8K"), 8192)] {
+            let physical_block_size = said.map(|said| said.parse().unwrap());
+            let disk = open(&DiskConfig { physical_block_size, ..spec.clone() }).unwrap();
+            assert_eq!(disk.geometry().physical_block, bytes, "{spec:?}");
+        }
+    }
+}
+
+#[test]
 fn a_descriptor_is_taken_as_it_is_open() {
     let dir = tempfile::tempdir().unwrap();
     let path = image(dir.path(), "a", &[0; 512]);
@@ -189,7 +203,8 @@ fn space_is_given_back() {
     let before = blocks();
     run(disk.as_mut(), &Operation::Discard { offset: 0, len: 1 << 19 }).unwrap();
     assert!(blocks() < before, "{before} blocks");
-    run(disk.as_mut(), &Operation::WriteZeroes { offset: 1 << 19, len: 4096, unmap: false }).unwrap();
+    run(disk.as_mut(), &Operation::WriteZeroes { offset: 1 << 19, len: 4096, unmap: false, durable: true })
+        .unwrap();
     assert_eq!(ram.read(disk.as_mut(), (1 << 19) - 4096, &[12288]).unwrap()[..8192], [0; 8192]);
     assert_eq!(fs::metadata(&path).unwrap().len(), 1 << 20);
 }
@@ -341,7 +356,7 @@ proptest! {
                         let range = range(at, len);
                         model[range.clone()].fill(0);
                         let (offset, len) = (range.start as u64, range.len() as u64);
-                        run(disk.as_mut(), &Operation::WriteZeroes { offset, len, unmap }).unwrap();
+                        run(disk.as_mut(), &Operation::WriteZeroes { offset, len, unmap, durable: unmap }).unwrap();
                     }
                     Step::Discard(at, len) => {
                         let range = range(at, len);

@@ -143,7 +143,7 @@ impl<'c, 'm> Request<'c, 'm> {
             kind::FLUSH => Work::Disk(Operation::Flush),
             kind::GET_ID => Work::Identify(data),
             kind::DISCARD | kind::WRITE_ZEROES if geometry.readonly => refuse,
-            kind::DISCARD | kind::WRITE_ZEROES => range(geometry, out, kind),
+            kind::DISCARD | kind::WRITE_ZEROES => range(geometry, out, kind, durable),
             _ => Work::Refuse(Status::Unsupp),
         }
     }
@@ -178,7 +178,7 @@ fn place(geometry: &Geometry, sector: u64, len: u64) -> Option<u64> {
     (whole && end <= geometry.size).then_some(offset)
 }
 
-fn range<'a>(geometry: &Geometry, out: &[Slice<'_>], kind: u32) -> Work<'a> {
+fn range<'a>(geometry: &Geometry, out: &[Slice<'_>], kind: u32, durable: bool) -> Work<'a> {
     let mut bytes = [0; size_of::<Range>()];
     let mut filled = 0;
     for buffer in out {
@@ -199,7 +199,7 @@ fn range<'a>(geometry: &Geometry, out: &[Slice<'_>], kind: u32) -> Work<'a> {
     match place(geometry, range.sector.get(), len) {
         Some(_) if sectors > MAX_ZERO_SECTORS => Work::Refuse(Status::IoErr),
         Some(offset) if kind == kind::DISCARD => Work::Disk(Operation::Discard { offset, len }),
-        Some(offset) => Work::Disk(Operation::WriteZeroes { offset, len, unmap: flags != 0 }),
+        Some(offset) => Work::Disk(Operation::WriteZeroes { offset, len, unmap: flags != 0, durable }),
         None => Work::Refuse(Status::IoErr),
     }
 }

@@ -1,5 +1,7 @@
 //! The device under a driver that keeps to the rules, and under one that does not.
 
+mod model;
+
 use proptest::prelude::*;
 
 use super::request::kind;
@@ -180,6 +182,9 @@ fn without_a_cache_each_write_is_durable() {
         let mut driver = FakeDriver::with_features(Box::new(device), features);
         assert_eq!(ask(&mut driver, &header(kind::OUT, 0), &[&[5; 512]], &[]).0, 0);
         assert_eq!(disk.state().durable[..512] == [5; 512], durable, "{writeback} {sync} {accepts_flush}");
+        assert_eq!(ask(&mut driver, &header(kind::WRITE_ZEROES, 0), &[&range(1, 1, 1)], &[]).0, 0);
+        let zeroed = disk.state().durable[512..1024] == [0; 512];
+        assert_eq!(zeroed, durable, "zeroes, {writeback} {sync} {accepts_flush}");
     }
 }
 
