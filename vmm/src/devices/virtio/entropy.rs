@@ -59,8 +59,12 @@ impl VirtioDevice for Entropy {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+
     use super::*;
-    use crate::devices::virtio::testing::FakeDriver;
+    use crate::devices::virtio::testing::{BUFFERS, FakeDriver};
 
     #[test]
     fn fills_every_buffer() {
@@ -89,5 +93,49 @@ mod tests {
         let mut driver = driver.restored(Box::new(Entropy));
         assert_eq!(driver.take(0).map(|used| (used.head, used.written)), Some((head, 8)), "without a ring");
         assert_eq!(driver.request(0, &[], &[8]).written, 8);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        /// Every chain gets as much as it has room for, up to the most there is, nothing else is touched, and nothing comes
+        /// twice.
+        #[test]
+        fn as_much_as_there_is_room_for(
+            chains in prop::collection::vec(
+                (prop::collection::vec(prop_oneof![1_usize..64, 1_usize..5000], 0..5), any::<bool>(), any::<bool>()),
+                1..12,
+            ),
+        ) {
+            const SEED: &[u8] = b"what the device reads";
+            let mut driver = FakeDriver::new(Box::new(Entropy));
+            let heads: Vec<u16> = chains.iter().map(|(lens, reads, indirect)| {
+                let readable = if *reads || lens.is_empty() { &[SEED][..] } else { &[] };
+                match indirect {
+                    true => driver.offer_indirect(0, readable, lens),
+                    false => driver.offer(0, readable, lens),
+                }
+            }).collect();
+            let memory = |driver: &FakeDriver| {
+                let mut bytes = vec![0; 512 << 10];
+                driver.memory.read(BUFFERS, &mut bytes).unwrap();
+                bytes
+            };
+            let before = memory(&driver);
+            driver.kick(0);
+            let changed = memory(&driver).iter().zip(&before).filter(|(now, before)| now != before).count();
+            let (mut seen, mut changes) = (HashSet::new(), 0);
+            for ((lens, ..), head) in chains.iter().zip(heads) {
+                let used = driver.take(0).expect("an answer");
+                let len = lens.iter().sum::<usize>().min(MOST);
+                prop_assert_eq!((used.head, used.written as usize), (head, len));
+                let (random, rest) = used.data.split_at(len);
+                prop_assert!(rest.iter().all(|&byte| byte == 0xaa), "no more than it says");
+                changes += random.iter().filter(|&&byte| byte != 0xaa).count();
+                for part in random.chunks_exact(8) {
+                    prop_assert!(seen.insert(part.to_vec()), "{part:?} came before");
+                }
+            }
+            prop_assert_eq!(changed, changes, "something outside of the chains was written to");
+        }
     }
 }

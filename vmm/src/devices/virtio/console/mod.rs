@@ -12,6 +12,7 @@ use vmm_sys_util::epoll::EventSet;
 use zerocopy::byteorder::little_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use super::scatter::copy_out;
 use super::{Chain, Context, DeviceKind, Error, Rings, VirtioDevice, read_bytes};
 use crate::devices::console::ConsoleOutput;
 use crate::state::{self, Saved};
@@ -164,10 +165,9 @@ impl Console {
         let owed = &mut self.state.owed;
         cx.serve(FROM_DRIVER, |chain| {
             let mut bytes = [0; size_of::<Control>()];
-            let Some(buffer) = chain.readable.first().filter(|buffer| buffer.len() >= bytes.len()) else {
+            if copy_out(&chain.readable, 0, &mut bytes) < bytes.len() {
                 return Ok(0);
-            };
-            buffer.copy_to(&mut bytes);
+            }
             let Ok(message) = Control::read_from_bytes(&bytes) else { return Ok(0) };
             let all = |events: &[u16]| events.iter().fold(0, |bits, event| bits | 1 << event);
             match (message.event.get(), message.value.get(), owed.get_mut(message.id.get() as usize)) {

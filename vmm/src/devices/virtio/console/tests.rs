@@ -1,5 +1,7 @@
 //! Both ways through the console, further ports, and drivers that make no sense.
 
+mod model;
+
 use super::*;
 use crate::devices::console::InputPort;
 use crate::devices::virtio::testing::{FakeDriver, Nothing, Target};
@@ -88,7 +90,8 @@ fn ports_are_introduced_by_name() {
     };
     driver.request(FROM_DRIVER, &[&control(0, DEVICE_READY, 1)], &[]);
     assert_eq!(told(&mut driver), [0, 1, 2].map(|id| control(id, DEVICE_ADD, 1)));
-    driver.request(FROM_DRIVER, &[&control(0, PORT_READY, 1)], &[]);
+    let (head, tail) = (&control(0, PORT_READY, 1)[..3], &control(0, PORT_READY, 1)[3..]);
+    driver.request(FROM_DRIVER, &[head, tail], &[]);
     driver.request(FROM_DRIVER, &[&control(2, PORT_READY, 1)], &[]);
     let name = [control(2, PORT_NAME, 1), b"port2".to_vec()].concat();
     let answers: Vec<Vec<u8>> = std::iter::from_fn(|| driver.take(TO_DRIVER))
