@@ -71,6 +71,7 @@ fuzz_target!(|data: &[u8]| {
         let header = [0, 0, 0, 0, 0, 0, 0, 0, SECTORS - 1, 0, 0, 0, 0, 0, 0, 0];
         let used = target.driver().request(0, &[&header], &[512, 1]);
         assert_eq!((used.written, used.data.last()), (513, Some(&0)));
+        fuzz::bounded_descriptors();
         #[cfg(feature = "planted")]
         fuzz::plant(&[target.served, target.rested, background]);
         #[cfg(not(feature = "planted"))]

@@ -80,6 +80,7 @@ fuzz_target!(|data: &[u8]| {
         assert!(!driver.needs_reset());
         assert_eq!(target.watched(), WATCHED);
         *wire.0.cable() = Cable::default();
+        fuzz::bounded_descriptors();
         #[cfg(feature = "planted")]
         fuzz::plant(&[target.served, target.rested, was_out]);
         #[cfg(not(feature = "planted"))]

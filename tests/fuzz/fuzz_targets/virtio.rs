@@ -22,6 +22,7 @@ fuzz_target!(|data: &[u8]| {
         let target = &mut targets[usize::from(kind % 3)];
         let driver = target.attack(&script[..script.len().min(SCRIPT)], &mut Nothing);
         assert_eq!(driver.request(0, &[], &[8]).written, 8);
+        fuzz::bounded_descriptors();
         #[cfg(feature = "planted")]
         fuzz::plant(&[target.served, target.rested, script.len() > 40]);
     });

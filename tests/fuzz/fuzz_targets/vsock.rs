@@ -96,6 +96,7 @@ fuzz_target!(init: fuzz::ignore_sigpipe(), |data: &[u8]| {
         let answer = driver.take(0).expect("an answer");
         assert_eq!((answer.written as usize, answer.data[30]), (HEADER, RST));
         assert!(!driver.needs_reset());
+        fuzz::bounded_descriptors();
         let dialled = std::mem::take(&mut host.dialled);
         #[cfg(feature = "planted")]
         fuzz::plant(&[target.served, target.rested, dialled]);

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -12,6 +13,15 @@ pub fn file(bytes: &[u8]) -> Arc<File> {
     let mut file = File::from(memfd_create("fuzz", MemfdFlags::CLOEXEC).expect("a memory file"));
     file.write_all(bytes).expect("room in memory");
     Arc::new(file)
+}
+
+/// Descriptors that a target has open between two runs, at most.
+const DESCRIPTORS: i32 = 128;
+
+/// Fails when descriptors are left open: each takes the lowest number that is free.
+pub fn bounded_descriptors() {
+    let next = std::io::stdin().as_fd().try_clone_to_owned().expect("a descriptor");
+    assert!(next.as_raw_fd() < DESCRIPTORS, "descriptors are left open");
 }
 
 /// Writing to a socket whose other end is gone is an error and no signal, as in `jiffy`. The runtime that sees to it in
