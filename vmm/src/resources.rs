@@ -43,7 +43,7 @@ pub struct Resources {
 
 impl Saved for Resources {
     const NAME: &'static str = "resources";
-    const VERSION: u16 = 5;
+    const VERSION: u16 = 6;
 }
 
 impl Resources {

@@ -65,6 +65,17 @@ impl Vm {
         })
     }
 
+    /// Takes back what [`Vm::set_memory`] did; then accesses there are exits.
+    pub fn remove_memory(&self, slot: u32) -> Result<(), Error> {
+        let region = kvm_userspace_memory_region { slot, ..kvm_userspace_memory_region::default() };
+        // SAFETY: a slot without bytes names no memory.
+        unsafe { self.fd.set_user_memory_region(region) }.map_err(|source| Error::Memory {
+            start: 0,
+            len: 0,
+            source,
+        })
+    }
+
     /// Raises a pin of the interrupt controllers and lowers it again: one interrupt of an edge-triggered line.
     pub fn pulse(&self, gsi: u32) -> Result<(), Error> {
         [true, false]

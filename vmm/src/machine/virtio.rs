@@ -1,8 +1,8 @@
 //! Virtio devices at their transports.
 
 use std::borrow::Cow;
-use std::fmt;
 use std::sync::Arc;
+use std::{fmt, io, vec};
 
 use abi::layout::{self, Range};
 use acpi_tables::Aml;
@@ -13,13 +13,13 @@ use crate::bus::BusDevice;
 use crate::config::{MachineKind, TransportKind, VmSpec};
 use crate::devices::event_loop::Source;
 use crate::devices::pci::{Bars, ConfigPorts, Ecam, Function, RootBus, Space, Window};
+use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::transport::mmio::{Mmio, WINDOW};
 use crate::devices::virtio::transport::pci::{BAR, PORTS, VirtioPci, vectors};
 use crate::devices::virtio::transport::{Core, DeviceSource};
-use crate::devices::virtio::{HostMemory, VirtioDevice};
 use crate::interrupt::{IrqfdMessages, Pin};
 use crate::kvm::Vm;
-use crate::memory::{Mapping, Memory, Slot};
+use crate::memory::{Mapping, Memory, Shown, Slot};
 use crate::resources::{Exhausted, Resources};
 use crate::state;
 use crate::vcpu::Buses;
@@ -70,23 +70,18 @@ impl VirtioDevices {
     /// the guest's address space comes back as well: it has to outlive the VM. `is_linux` if it is known that nothing
     /// else will drive them.
     pub(super) fn attach(
-        mut attachments: Vec<Attachment>,
+        attachments: Vec<Attachment>,
         vm: &Vm,
         memory: &Memory,
         resources: &mut Resources,
         is_linux: bool,
     ) -> Result<(Self, Vec<Arc<Mapping>>), Error> {
-        let mut device_memory = Vec::new();
-        for attachment in &mut attachments {
-            if let Some(host) = attachment.device.host_memory() {
-                let range = place(&host, vm, memory, resources)?;
-                attachment.device.place(range.start);
-                device_memory.push(host.mapping);
-            }
-        }
+        let mut places = Places { vm, memory, resources, is_linux, device_memory: Vec::new() };
+        let mut pages = places.pages(&attachments)?;
         let attached: Vec<_> = (attachments.into_iter().zip(0..))
-            .map(|(attachment, index)| Attached::new(attachment, index, vm, memory, resources, is_linux))
+            .map(|(attachment, index)| places.attach(attachment, index, &mut pages))
             .collect::<Result<_, _>>()?;
+        let device_memory = places.device_memory;
         let functions: Vec<_> = attached.iter().filter_map(Attached::function).collect();
         let bus = (!functions.is_empty()).then(|| RootBus::new(functions));
         Ok((Self { attached, bus }, device_memory))
@@ -192,51 +187,94 @@ fn words(transports: impl Iterator<Item = TransportKind>) -> Result<String, Exha
     Ok(words)
 }
 
-/// Puts memory of a device's into the guest's address space.
-fn place(host: &HostMemory, vm: &Vm, memory: &Memory, resources: &mut Resources) -> Result<Range, Error> {
-    let ram_end = memory.slots().iter().map(|slot| slot.range.end()).max().unwrap_or(0);
-    let range = resources.device_memory(host.len, ram_end);
-    let slot = Slot { range, host: host.mapping.as_ptr() as u64 };
-    #[allow(unsafe_code, reason = "KVM reads and writes the process memory that a slot names")]
-    // SAFETY: the machine keeps the mapping and drops it after the VM and the vCPUs.
-    unsafe { vm.set_memory(resources.memory_slot()?, &slot, host.readonly) }?;
-    Ok(range)
+/// Pages for registers that are not given out yet.
+struct Pages {
+    windows: vec::IntoIter<Shown>,
+    functions: vec::IntoIter<Shown>,
 }
 
-impl Attached {
-    fn new(
-        attachment: Attachment,
-        index: u8,
-        vm: &Vm,
-        memory: &Memory,
-        resources: &mut Resources,
-        is_linux: bool,
-    ) -> Result<Self, Error> {
-        let Attachment { name, transport, device } = attachment;
-        let (memory, doorbells) = (memory.clone(), Arc::new(vm.clone()));
+/// Gives devices what they have of a machine.
+struct Places<'a> {
+    vm: &'a Vm,
+    memory: &'a Memory,
+    resources: &'a mut Resources,
+    is_linux: bool,
+    /// What of ours has to outlive the VM.
+    device_memory: Vec<Arc<Mapping>>,
+}
+
+impl Places<'_> {
+    /// A page for each device's registers, readable without an exit: those over MMIO as one slot, since their windows are in
+    /// a row from the first.
+    fn pages(&mut self, attachments: &[Attachment]) -> Result<Pages, Error> {
+        let pci = attachments.iter().filter(|it| it.transport == TransportKind::Pci).count();
+        let windows = Shown::new(attachments.len() - pci)?;
+        if let Some(first) = windows.first() {
+            let range = Range { start: layout::VIRTIO_MMIO.start, len: windows.len() as u64 * WINDOW };
+            self.put(first.mapping(), first.as_ptr(), range, true)?;
+        }
+        Ok(Pages { windows: windows.into_iter(), functions: Shown::new(pci)?.into_iter() })
+    }
+
+    fn attach(&mut self, attachment: Attachment, index: u8, pages: &mut Pages) -> Result<Attached, Error> {
+        let Attachment { name, transport, mut device } = attachment;
+        if let Some(host) = device.host_memory() {
+            let ram_end = self.memory.slots().iter().map(|slot| slot.range.end()).max().unwrap_or(0);
+            let range = self.resources.device_memory(host.len, ram_end);
+            self.put(&host.mapping, host.mapping.as_ptr(), range, host.readonly)?;
+            device.place(range.start);
+        }
+        let resources = &mut *self.resources;
+        let (memory, doorbells) = (self.memory.clone(), Arc::new(self.vm.clone()));
         let (core, place) = match transport {
             TransportKind::Mmio | TransportKind::MmioCmdline => {
                 let (window, gsi) = registers(transport, resources)?;
-                let line = Arc::new(Pin::new(vm.clone(), gsi));
-                let registers = Arc::new(Mmio::new(device, memory, window, line, doorbells)?);
+                let readable = pages.windows.next().ok_or_else(|| io::Error::other("no page left"))?;
+                let line = Arc::new(Pin::new(self.vm.clone(), gsi));
+                let registers = Arc::new(Mmio::new(device, memory, window, readable, line, doorbells)?);
                 let found = transport == TransportKind::Mmio;
                 let aml = found.then_some(VirtioMmio { index, window, gsi });
                 (registers.core().clone(), Place::Mmio { registers, window, aml })
             }
             TransportKind::Pci => {
                 let number = resources.pci_device()?;
+                let page = pages.functions.next().ok_or_else(|| io::Error::other("no page left"))?;
                 // Linux knows both ways to ring; of others' drivers some fail on seeing ports.
-                let ports = is_linux.then(|| resources.ports(PORTS)).transpose()?;
+                let ports = self.is_linux.then(|| resources.ports(PORTS)).transpose()?;
                 let bars = Bars { memory: resources.bar(BAR)?, ports };
                 let first = resources.messages(vectors(device.queue_sizes().len()))?;
-                let messages = Box::new(IrqfdMessages::new(vm.clone(), first));
-                let function = Arc::new(VirtioPci::new(device, memory, bars, messages, doorbells)?);
+                let messages = Box::new(IrqfdMessages::new(self.vm.clone(), first));
+                let function = VirtioPci::new(device, memory, bars, messages, doorbells)?;
+                let slot = self.put(page.mapping(), page.as_ptr(), Ecam::function(number), true)?;
+                let vm = self.vm.clone();
+                // Fails for a slot that is not there.
+                let hide = move || drop(vm.remove_memory(slot));
+                let function = Arc::new(function.shown(page, Box::new(hide)));
                 (function.core().clone(), Place::Pci { function, number })
             }
         };
-        Ok(Self { name, core, place })
+        Ok(Attached { name, core, place })
     }
 
+    /// Puts memory of ours into the guest's address space.
+    fn put(
+        &mut self,
+        mapping: &Arc<Mapping>,
+        at: *const u8,
+        range: Range,
+        readonly: bool,
+    ) -> Result<u32, Error> {
+        let id = self.resources.memory_slot()?;
+        let slot = Slot { range, host: at as u64 };
+        #[allow(unsafe_code, reason = "KVM reads and writes the process memory that a slot names")]
+        // SAFETY: the machine keeps the mapping and drops it after the VM and the vCPUs.
+        unsafe { self.vm.set_memory(id, &slot, readonly) }?;
+        self.device_memory.push(Arc::clone(mapping));
+        Ok(id)
+    }
+}
+
+impl Attached {
     fn function(&self) -> Option<(u8, Arc<dyn Function>)> {
         match &self.place {
             Place::Mmio { .. } => None,

@@ -4,6 +4,7 @@ pub mod layout;
 mod lookup;
 mod mapping;
 mod pages;
+mod shown;
 
 use std::fs::File;
 use std::io;
@@ -24,6 +25,7 @@ use layout::RamLayout;
 pub use lookup::Lookup;
 pub use mapping::{HUGE_PAGE, Mapping};
 pub use pages::{PAGE, Pages};
+pub use shown::Shown;
 
 /// Guest memory that could not be had, or not be reached.
 #[derive(Debug, thiserror::Error)]

@@ -8,7 +8,7 @@ mod msix;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use abi::layout::Range;
+use abi::layout::{PCI_ECAM, Range};
 
 pub use config::{Bars, ConfigSpace, Identity, Space};
 pub use msix::{Msix, MsixState, NO_VECTOR};
@@ -87,6 +87,12 @@ pub struct Ecam(pub RootBus);
 impl Ecam {
     /// Bytes for one bus.
     pub const LEN: u64 = 1 << BUS_SHIFT;
+
+    /// Where the one function of a device is.
+    #[must_use]
+    pub fn function(device: u8) -> Range {
+        Range { start: PCI_ECAM.start + (u64::from(device) << DEVICE_SHIFT), len: FUNCTION }
+    }
 }
 
 impl BusDevice for Ecam {

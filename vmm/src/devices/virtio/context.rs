@@ -15,6 +15,15 @@ use crate::memory::{Lookup, Map};
 /// A queue, where its ring is, and what finds its buffers.
 type Ring<'r, 'a> = (&'r mut Queue, &'r mut Areas<'a>, &'r mut Lookup<'a>);
 
+/// Why a configuration space has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ConfigChange {
+    /// The driver had it changed by a command.
+    Command,
+    /// By itself, of which the driver has to hear.
+    Device,
+}
+
 /// Rings and guest memory.
 pub struct Rings<'a> {
     memory: &'a Arc<Map>,
@@ -25,8 +34,7 @@ pub struct Rings<'a> {
     features: u64,
     transport: &'a dyn Transport,
     doorbells: &'a [Arc<EventFd>],
-    /// The configuration space has changed.
-    pub(super) config_changed: bool,
+    pub(super) config_change: Option<ConfigChange>,
 }
 
 impl<'a> Rings<'a> {
@@ -38,7 +46,7 @@ impl<'a> Rings<'a> {
         doorbells: &'a [Arc<EventFd>],
     ) -> Self {
         let lookup = Lookup::new(memory);
-        Self { memory, lookup, queues, areas: None, features, transport, doorbells, config_changed: false }
+        Self { memory, lookup, queues, areas: None, features, transport, doorbells, config_change: None }
     }
 
     /// The feature bits that were negotiated.
@@ -142,9 +150,10 @@ impl<'a> Rings<'a> {
         }
     }
 
-    /// Tells the driver that the configuration space has changed.
-    pub fn config_changed(&mut self) {
-        self.config_changed = true;
+    /// The configuration space is another one now, which has to be said whatever the reason. What
+    /// [`ConfigChange::Device`] did the driver is told.
+    pub fn config_changed(&mut self, change: ConfigChange) {
+        self.config_change = self.config_change.max(Some(change));
     }
 
     /// Serves a queue whose requests are done at once: `serve` says how many bytes it wrote to the chain. As many

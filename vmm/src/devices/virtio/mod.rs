@@ -28,7 +28,7 @@ mod vsock;
 
 pub use block::{Block, Options as BlockOptions};
 pub use console::{Console, ConsoleInput, MAX_PORTS, Port};
-pub use context::{Context, Rings};
+pub use context::{ConfigChange, Context, Rings};
 pub use entropy::Entropy;
 pub use net::{Backend as NetBackend, Net, NetOptions, Stream, Tap};
 #[cfg(any(test, feature = "testing"))]
@@ -102,7 +102,8 @@ pub trait VirtioDevice: Send {
     }
 
     /// Reads the device-specific configuration space; `data` comes filled with zeroes, and
-    /// [`read_bytes`] does all there is to do for one that lies in memory.
+    /// [`read_bytes`] does all there is to do for one that lies in memory. Where drivers read without an exit they find what
+    /// it was when the device said last that it [has changed](Rings::config_changed), or was reset or written to.
     fn read_config(&self, _offset: u64, _data: &mut [u8]) {}
 
     /// The driver writes to the configuration space.

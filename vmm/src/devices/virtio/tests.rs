@@ -65,9 +65,7 @@ impl VirtioDevice for Echo {
             Ok(written as u32)
         })?;
         self.requests += served;
-        if queue == 1 {
-            cx.config_changed();
-        }
+        cx.config_changed(if queue == 1 { ConfigChange::Device } else { ConfigChange::Command });
         Ok(())
     }
 

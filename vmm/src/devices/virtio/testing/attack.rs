@@ -2,36 +2,15 @@
 
 use std::sync::Arc;
 
-use abi::layout::Range;
 use virtio_bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 use vmm_sys_util::epoll::EventSet;
 
-use super::{
-    AVAIL, BUFFERS, Core, FakeDriver, FakeTransport, MEMORY, RINGS, RINGS_STRIDE, USED, Worker, descriptor,
-    rings,
-};
-use crate::bus::BusDevice;
-use crate::devices::pci::{Bars, Function, Space};
+use super::registers::Registers;
+use super::{AVAIL, BUFFERS, Core, FakeDriver, MEMORY, RINGS, RINGS_STRIDE, USED, Worker, descriptor, rings};
 use crate::devices::virtio::VirtioDevice;
-use crate::devices::virtio::transport::mmio::{Mmio, WINDOW};
-use crate::devices::virtio::transport::pci::{BAR, PORTS, VirtioPci};
 use crate::devices::virtio::transport::{Area, CoreState};
-use crate::interrupt::{CountingLine, Message, Messages, NoDoorbells};
 use crate::state;
 use virtio_queue::QueueT;
-
-/// Registers of a transport, for random accesses.
-enum Registers {
-    None,
-    Mmio(Arc<Mmio>),
-    Pci(Arc<VirtioPci>),
-}
-
-struct NoMessages;
-
-impl Messages for NoMessages {
-    fn send(&self, _vector: u16, _message: Message) {}
-}
 
 /// A device at the mercy of bytes. It outlives attacks: each begins with a reset.
 pub struct Target {
@@ -86,26 +65,8 @@ impl Target {
     #[must_use]
     pub fn new(device: Box<dyn VirtioDevice>, kind: u8) -> Self {
         let memory = FakeDriver::memory();
-        let doorbells = Arc::new(NoDoorbells);
-        let range = |len| Range { start: 0xc000_0000, len };
-        let (driver, registers) = match kind % 3 {
-            0 => {
-                let core = Core::new(device, memory.clone(), Arc::<FakeTransport>::default());
-                (FakeDriver::stepping(Arc::new(core.expect("descriptors")), memory), Registers::None)
-            }
-            1 => {
-                let line = Arc::new(CountingLine::default());
-                let mmio = Mmio::new(device, memory.clone(), range(WINDOW), line, doorbells);
-                let mmio = Arc::new(mmio.expect("descriptors"));
-                (FakeDriver::stepping(mmio.core().clone(), memory), Registers::Mmio(mmio))
-            }
-            _ => {
-                let bars = Bars { memory: range(BAR), ports: Some(Range { start: 0xc000, len: PORTS }) };
-                let pci = VirtioPci::new(device, memory.clone(), bars, Box::new(NoMessages), doorbells);
-                let pci = Arc::new(pci.expect("descriptors"));
-                (FakeDriver::stepping(pci.core().clone(), memory), Registers::Pci(pci))
-            }
-        };
+        let (core, registers) = Registers::new(device, &memory, kind);
+        let driver = FakeDriver::stepping(core, memory);
         Self { driver, registers, rested: false, served: false, races: 0 }
     }
 
@@ -116,6 +77,7 @@ impl Target {
         (self.rested, self.served) = (false, false);
         while !script.0.is_empty() {
             self.step(&mut script, world);
+            self.registers.check(&self.driver.core);
             self.rested |= self.driver.needs_reset();
             let mut used = [0; 2];
             self.driver.memory.read(RINGS + USED + 2, &mut used).expect("in memory");
@@ -159,7 +121,7 @@ impl Target {
                 write(rings(queue) + AVAIL + 4 + 2 * slot, &(head as u16).to_le_bytes());
                 write(rings(queue) + AVAIL + 2, &(index as u16).to_le_bytes());
             }
-            12 => self.registers(script),
+            12 => self.registers.access(script),
             13 => {
                 let mut data = [0; 8];
                 core.read_config(script.number(1), &mut data);
@@ -243,28 +205,6 @@ impl Target {
     }
 
     /// A read or a write of any width, anywhere in the transport's registers.
-    fn registers(&self, script: &mut Script<'_>) {
-        let (write, offset) = (script.number(1), script.number(2));
-        let mut data = script.number(8).to_le_bytes();
-        let data = &mut data[..1 << (write >> 1 & 3)];
-        let space = if offset & 0x4000 == 0 { Space::Memory } else { Space::Ports };
-        match (&self.registers, write & 1 == 1) {
-            (Registers::None, _) => {}
-            (Registers::Mmio(mmio), true) => {
-                mmio.write(offset % WINDOW, data);
-            }
-            (Registers::Mmio(mmio), false) => mmio.read(offset % WINDOW, data),
-            (Registers::Pci(pci), true) if offset & 0x8000 != 0 => {
-                pci.write_config(offset as u16 & 0xff, data);
-            }
-            (Registers::Pci(pci), false) if offset & 0x8000 != 0 => {
-                pci.read_config(offset as u16 & 0xff, data);
-            }
-            (Registers::Pci(pci), true) => pci.write_bar(space, offset % BAR, data),
-            (Registers::Pci(pci), false) => pci.read_bar(space, offset % BAR, data),
-        }
-    }
-
     /// Changes rings while the worker reads them.
     fn race(&mut self, queue: u16, seed: u64) {
         let memory = self.driver.memory.clone();

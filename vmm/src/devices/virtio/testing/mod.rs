@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod attack;
+mod registers;
 mod steps;
 
 use std::collections::{BTreeMap, VecDeque};

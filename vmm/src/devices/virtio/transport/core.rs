@@ -3,23 +3,22 @@
 
 mod selects;
 mod state;
+mod worker;
 
+use std::io;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::{io, mem};
 
 use virtio_bindings::virtio_config::{
     VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET, VIRTIO_F_VERSION_1,
 };
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_queue::QueueT;
-use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{DEVICE_TOKEN, Doorbell, Transport};
-use crate::devices::event_loop::Descriptors;
-use crate::devices::virtio::{Context, DeviceKind, Error, Queue, Rings, VirtioDevice};
+use crate::devices::virtio::{ConfigChange, DeviceKind, Queue, VirtioDevice};
 use crate::memory::Memory;
 pub use selects::Selects;
 pub use state::CoreState;
@@ -87,6 +86,7 @@ impl Core {
             .collect();
         let (kind, offered) = (device.kind(), device.features() | CORE_FEATURES);
         let (status, features, reset, active) = (0, 0, false, false);
+        transport.show_config(0, device.as_ref());
         let inner = Inner { device, queues, status, features, reset, active, watched: Vec::new() };
         Ok(Self {
             inner: Mutex::new(inner),
@@ -189,6 +189,7 @@ impl Core {
             now &= !FEATURES_OK;
         }
         inner.status = now;
+        self.transport.show_status(now);
         if new & DRIVER_OK == 0 {
             return;
         }
@@ -213,12 +214,14 @@ impl Core {
         }
         inner.queues.iter_mut().for_each(Queue::reset);
         (inner.status, inner.features) = (0, 0);
+        self.transport.show_status(0);
         self.transport.reset();
     }
 
     /// The driver broke the rules: it is told so, and the device rests until the driver resets it.
     fn needs_reset(&self, inner: &mut Inner) {
         inner.status |= NEEDS_RESET;
+        self.transport.show_status(inner.status);
         if inner.status & DRIVER_OK != 0 {
             self.transport.interrupt_config();
         }
@@ -296,93 +299,22 @@ impl Core {
 
     /// Writes to the device's configuration space.
     pub fn write_config(&self, offset: u64, data: &[u8]) {
-        self.inner().device.write_config(offset, data);
+        let mut inner = self.inner();
+        inner.device.write_config(offset, data);
+        self.show_config(&inner);
     }
 
-    /// Lends the device its rings and descriptors, then tells the driver what came of it: that the configuration space
-    /// has changed, or that the device rests because the driver broke its rules.
-    fn lend(
-        &self,
-        inner: &mut Inner,
-        descriptors: Option<&mut dyn Descriptors>,
-        call: impl FnOnce(&mut dyn VirtioDevice, &mut Context<'_>) -> Result<(), Error>,
-    ) {
-        let map = self.memory.map();
-        let (transport, doorbells) = (self.transport.as_ref(), &self.doorbells);
-        let rings = Rings::new(&map, &mut inner.queues, inner.features, transport, doorbells);
-        let descriptors = descriptors.map(|descriptors| descriptors as &mut dyn Descriptors);
-        let mut context = Context { rings, descriptors, watched: &mut inner.watched };
-        let result = call(inner.device.as_mut(), &mut context);
-        if context.rings.config_changed {
-            self.generation.fetch_add(1, Ordering::AcqRel);
-            self.transport.interrupt_config();
-        }
-        if result.is_err() {
-            context.unwatch_all();
-            self.needs_reset(inner);
-        }
+    fn show_config(&self, inner: &Inner) {
+        self.transport.show_config(self.config_generation(), inner.device.as_ref());
     }
 
-    /// Does what the driver's writes to the status have left for the worker: a reset, then an activation.
-    pub(in crate::devices::virtio) fn settle(&self, descriptors: &mut dyn Descriptors) {
-        let inner = &mut *self.inner();
-        if mem::take(&mut inner.reset) {
-            for fd in inner.watched.drain(..) {
-                descriptors.remove(fd);
-            }
-            inner.device.reset();
+    fn config_changed(&self, inner: &Inner, change: ConfigChange) {
+        if change == ConfigChange::Command {
+            return self.show_config(inner);
         }
-        if inner.active || !inner.is_live() {
-            return;
-        }
-        inner.active = true;
-        self.transport.connect(&self.connected);
-        self.lend(inner, Some(descriptors), |device, cx| device.activate(cx));
-        // What was made available before anybody listened.
-        (0..self.queue_count()).for_each(|queue| self.ring(queue));
-    }
-
-    /// The worker's event loop has found an event with this token.
-    pub(in crate::devices::virtio) fn process(
-        &self,
-        token: u32,
-        events: EventSet,
-        descriptors: &mut dyn Descriptors,
-    ) {
-        let inner = &mut *self.inner();
-        // Events that were on their way when the device was reset are not for the next driver.
-        if !inner.active || inner.reset || !inner.is_live() {
-            return;
-        }
-        self.lend(inner, Some(descriptors), |device, cx| match u16::try_from(token) {
-            Ok(queue) => device.process_queue(cx, queue),
-            Err(_) => device.process_event(cx, token & !DEVICE_TOKEN, events),
-        });
-    }
-
-    /// Completes what is in flight: no memory of the guest's is touched after this, until the worker goes on.
-    pub fn drain(&self) {
-        self.drain_device(&mut self.inner());
-    }
-
-    /// Does what the driver has asked for and nobody may have seen yet, then completes it.
-    pub(super) fn finish(&self) {
-        let inner = &mut *self.inner();
-        for queue in 0..self.queue_count() {
-            if inner.active && inner.is_live() {
-                self.lend(inner, None, |device, cx| device.process_queue(cx, queue));
-            }
-        }
-        self.drain_device(inner);
-    }
-
-    fn drain_device(&self, inner: &mut Inner) {
-        if inner.active {
-            self.lend(inner, None, |device, cx| {
-                device.drain(cx);
-                Ok(())
-            });
-        }
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.show_config(inner);
+        self.transport.interrupt_config();
     }
 }
 

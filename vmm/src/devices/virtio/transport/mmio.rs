@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 
 use abi::layout::Range;
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ use super::{Area, Core, CoreState, Doorbell, Transport};
 use crate::bus::{BusDevice, Effect};
 use crate::devices::virtio::VirtioDevice;
 use crate::interrupt::{Address, Doorbells, InterruptLine};
-use crate::memory::Memory;
+use crate::memory::{Memory, Shown};
 use crate::state::{self, Saved};
 
 /// Bytes of a device's window: a page, so that a guest can map each device apart.
@@ -23,7 +23,9 @@ const MAGIC: u32 = 0x7472_6976;
 const VERSION: u32 = 2;
 /// `VendorID`.
 const VENDOR: u32 = u32::from_le_bytes(*b"JFFY");
-const CONFIG: u64 = VIRTIO_MMIO_CONFIG as u64;
+const CONFIG: usize = VIRTIO_MMIO_CONFIG as usize;
+/// Bytes of configuration space that are shown; no device of ours has more.
+const CONFIG_LEN: usize = 256;
 
 /// The registers of one device.
 pub struct Mmio {
@@ -43,9 +45,9 @@ impl Saved for MmioState {
     const VERSION: u16 = 1;
 }
 
-/// The interrupt line with `InterruptStatus`, and the doorbells.
+/// What can be read, with `InterruptStatus`; the interrupt line, and the doorbells.
 struct Signals {
-    status: AtomicU32,
+    registers: Shown,
     line: Arc<dyn InterruptLine>,
     doorbells: Arc<dyn Doorbells>,
     window: Range,
@@ -55,7 +57,7 @@ impl Signals {
     /// Sets a bit of `InterruptStatus`. While it is set the driver has yet to acknowledge, and looks at everything after
     /// it has: so only a bit that was clear is worth an interrupt.
     fn raise(&self, bit: u32) {
-        if self.status.fetch_or(bit, Ordering::SeqCst) & bit == 0 {
+        if self.registers.at(VIRTIO_MMIO_INTERRUPT_STATUS).fetch_or(bit, Ordering::SeqCst) & bit == 0 {
             // Fails only when KVM has refused the line; then no interrupt can be had.
             let _ = self.line.trigger();
         }
@@ -79,21 +81,50 @@ impl Transport for Signals {
     }
 
     fn reset(&self) {
-        self.status.store(0, Ordering::SeqCst);
+        self.registers.set(VIRTIO_MMIO_INTERRUPT_STATUS, 0);
+    }
+
+    fn show_status(&self, status: u8) {
+        self.registers.set(VIRTIO_MMIO_STATUS, status.into());
+    }
+
+    fn show_config(&self, generation: u32, device: &dyn VirtioDevice) {
+        let mut config = [0; CONFIG_LEN];
+        device.read_config(0, &mut config);
+        self.registers.set_bytes(CONFIG, &config);
+        self.registers.set(VIRTIO_MMIO_CONFIG_GENERATION, generation);
     }
 }
 
 impl Mmio {
-    /// Puts `device` at `window`; its notifications go by `doorbells`, its interrupts by `line`.
+    /// Puts `device` at `window`, where the guest reads `registers`; its notifications go by `doorbells`, its interrupts
+    /// by `line`.
     pub fn new(
         device: Box<dyn VirtioDevice>,
         memory: Memory,
         window: Range,
+        registers: Shown,
         line: Arc<dyn InterruptLine>,
         doorbells: Arc<dyn Doorbells>,
     ) -> io::Result<Self> {
-        let signals = Arc::new(Signals { status: AtomicU32::new(0), line, doorbells, window });
-        Ok(Self { core: Arc::new(Core::new(device, memory, signals.clone())?), signals })
+        for (register, value) in [
+            (VIRTIO_MMIO_MAGIC_VALUE, MAGIC),
+            (VIRTIO_MMIO_VERSION, VERSION),
+            (VIRTIO_MMIO_DEVICE_ID, device.kind().id().into()),
+            (VIRTIO_MMIO_VENDOR_ID, VENDOR),
+            // There is no shared memory region: all ones (4.2.2.1).
+            (VIRTIO_MMIO_SHM_LEN_LOW, u32::MAX),
+            (VIRTIO_MMIO_SHM_LEN_HIGH, u32::MAX),
+            (VIRTIO_MMIO_SHM_BASE_LOW, u32::MAX),
+            (VIRTIO_MMIO_SHM_BASE_HIGH, u32::MAX),
+        ] {
+            registers.set(register, value);
+        }
+        let signals = Arc::new(Signals { registers, line, doorbells, window });
+        let mmio = Self { core: Arc::new(Core::new(device, memory, signals.clone())?), signals };
+        mmio.show_features();
+        mmio.show_queue();
+        Ok(mmio)
     }
 
     /// The device behind the registers.
@@ -102,27 +133,18 @@ impl Mmio {
         &self.core
     }
 
-    fn read_register(&self, offset: u32) -> u32 {
-        let selects = self.core.selects();
-        match offset {
-            VIRTIO_MMIO_MAGIC_VALUE => MAGIC,
-            VIRTIO_MMIO_VERSION => VERSION,
-            VIRTIO_MMIO_DEVICE_ID => self.core.kind().id().into(),
-            VIRTIO_MMIO_VENDOR_ID => VENDOR,
-            VIRTIO_MMIO_DEVICE_FEATURES => self.core.device_features(selects.device_features()),
-            VIRTIO_MMIO_QUEUE_NUM_MAX => self.core.queue(selects.queue(), |queue| queue.max_size().into()),
-            VIRTIO_MMIO_QUEUE_READY => self.core.queue(selects.queue(), |queue| queue.ready().into()),
-            VIRTIO_MMIO_INTERRUPT_STATUS => self.signals.status.load(Ordering::SeqCst),
-            VIRTIO_MMIO_STATUS => self.core.status().into(),
-            // There is no shared memory region: all ones (4.2.2.1).
-            VIRTIO_MMIO_SHM_LEN_LOW
-            | VIRTIO_MMIO_SHM_LEN_HIGH
-            | VIRTIO_MMIO_SHM_BASE_LOW
-            | VIRTIO_MMIO_SHM_BASE_HIGH => u32::MAX,
-            VIRTIO_MMIO_CONFIG_GENERATION => self.core.config_generation(),
-            // Registers that are only written, or are none.
-            _ => 0,
-        }
+    /// Shows the features that the driver has selected.
+    fn show_features(&self) {
+        let features = self.core.device_features(self.core.selects().device_features());
+        self.signals.registers.set(VIRTIO_MMIO_DEVICE_FEATURES, features);
+    }
+
+    /// Shows the queue that the driver has selected.
+    fn show_queue(&self) {
+        let (max_size, ready) =
+            self.core.queue(self.core.selects().queue(), |queue| (queue.max_size(), queue.ready()));
+        self.signals.registers.set(VIRTIO_MMIO_QUEUE_NUM_MAX, max_size.into());
+        self.signals.registers.set(VIRTIO_MMIO_QUEUE_READY, ready.into());
     }
 
     fn write_register(&self, offset: u32, value: u32) {
@@ -130,22 +152,36 @@ impl Mmio {
         let queue = selects.queue();
         let area = |area, upper| self.core.set_queue_area(queue, area, upper, value);
         match offset {
-            VIRTIO_MMIO_DEVICE_FEATURES_SEL => selects.select_device_features(value),
+            VIRTIO_MMIO_DEVICE_FEATURES_SEL => {
+                selects.select_device_features(value);
+                self.show_features();
+            }
             VIRTIO_MMIO_DRIVER_FEATURES_SEL => selects.select_driver_features(value),
             VIRTIO_MMIO_DRIVER_FEATURES => {
                 self.core.set_driver_features(selects.driver_features(), value);
             }
             // A number beyond 16 bits is that of no queue.
-            VIRTIO_MMIO_QUEUE_SEL => selects.select_queue(value.try_into().unwrap_or(u16::MAX)),
+            VIRTIO_MMIO_QUEUE_SEL => {
+                selects.select_queue(value.try_into().unwrap_or(u16::MAX));
+                self.show_queue();
+            }
             VIRTIO_MMIO_QUEUE_NUM => self.core.set_queue_size(queue, value.try_into().unwrap_or(0)),
-            VIRTIO_MMIO_QUEUE_READY if value & 1 == 1 => self.core.start_queue(queue),
-            VIRTIO_MMIO_QUEUE_READY => self.core.stop_queue(queue),
+            VIRTIO_MMIO_QUEUE_READY => {
+                match value & 1 {
+                    1 => self.core.start_queue(queue),
+                    _ => self.core.stop_queue(queue),
+                }
+                self.show_queue();
+            }
             // Reaches us only where the doorbell is not connected.
             VIRTIO_MMIO_QUEUE_NOTIFY => self.core.notified(value.try_into().unwrap_or(u16::MAX)),
             VIRTIO_MMIO_INTERRUPT_ACK => {
-                self.signals.status.fetch_and(!value, Ordering::SeqCst);
+                self.signals.registers.at(VIRTIO_MMIO_INTERRUPT_STATUS).fetch_and(!value, Ordering::SeqCst);
             }
-            VIRTIO_MMIO_STATUS => self.core.set_status(value as u8),
+            VIRTIO_MMIO_STATUS => {
+                self.core.set_status(value as u8);
+                self.show_queue();
+            }
             VIRTIO_MMIO_QUEUE_DESC_LOW => area(Area::Descriptors, false),
             VIRTIO_MMIO_QUEUE_DESC_HIGH => area(Area::Descriptors, true),
             VIRTIO_MMIO_QUEUE_AVAIL_LOW => area(Area::Driver, false),
@@ -159,17 +195,13 @@ impl Mmio {
 
 impl BusDevice for Mmio {
     fn read(&self, offset: u64, data: &mut [u8]) {
-        match (offset.checked_sub(CONFIG), <&mut [u8; 4]>::try_from(&mut *data)) {
-            (Some(offset), _) => self.core.read_config(offset, data),
-            // Registers are read and written as a whole (4.2.2.2).
-            (None, Ok(data)) => *data = self.read_register(offset as u32).to_le_bytes(),
-            (None, Err(_)) => {}
-        }
+        self.signals.registers.read(offset, data);
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Effect {
-        match (offset.checked_sub(CONFIG), <[u8; 4]>::try_from(data)) {
+        match (offset.checked_sub(CONFIG as u64), <[u8; 4]>::try_from(data)) {
             (Some(offset), _) => self.core.write_config(offset, data),
+            // Registers are written as a whole (4.2.2.2).
             (None, Ok(data)) => self.write_register(offset as u32, u32::from_le_bytes(data)),
             (None, Err(_)) => {}
         }
@@ -180,14 +212,16 @@ impl BusDevice for Mmio {
         let Self { core, signals } = self;
         Some(state::encode(&MmioState {
             core: core.save(),
-            interrupt_status: signals.status.load(Ordering::SeqCst),
+            interrupt_status: signals.registers.at(VIRTIO_MMIO_INTERRUPT_STATUS).load(Ordering::SeqCst),
         }))
     }
 
     fn restore(&self, saved: &[u8]) -> Result<(), state::Error> {
         let MmioState { core, interrupt_status } = state::decode(saved)?;
         self.core.restore(&core)?;
-        self.signals.status.store(interrupt_status, Ordering::SeqCst);
+        self.signals.registers.set(VIRTIO_MMIO_INTERRUPT_STATUS, interrupt_status);
+        self.show_features();
+        self.show_queue();
         Ok(())
     }
 }
@@ -195,6 +229,8 @@ impl BusDevice for Mmio {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::Ordering;
+
+    use abi::layout::VIRTIO_MMIO;
 
     use super::*;
     use crate::config::{HugePages, MemorySpec};
@@ -206,8 +242,10 @@ mod tests {
         let spec = MemorySpec { size: 2 << 20, huge: HugePages::Default, prealloc: false, shared: false };
         let memory = Memory::new(&spec, &RamLayout::new(spec.size)).unwrap();
         let line = Arc::new(CountingLine::default());
-        let window = Range { start: 0xd000_0000, len: WINDOW };
-        (Mmio::new(Box::new(Entropy), memory, window, line.clone(), Arc::new(NoDoorbells)).unwrap(), line)
+        let window = Range { start: VIRTIO_MMIO.start, len: WINDOW };
+        let registers = Shown::new(1).unwrap().remove(0);
+        let doorbells = Arc::new(NoDoorbells);
+        (Mmio::new(Box::new(Entropy), memory, window, registers, line.clone(), doorbells).unwrap(), line)
     }
 
     fn read(device: &Mmio, offset: u32) -> u32 {
@@ -229,8 +267,8 @@ mod tests {
         assert_eq!(read(&device, VIRTIO_MMIO_QUEUE_NUM_MAX), 0, "not queue 0");
         assert_eq!(read(&device, VIRTIO_MMIO_SHM_LEN_LOW), u32::MAX);
         let mut half = [0xff; 2];
-        device.read(0, &mut half);
-        assert_eq!(half, [0xff; 2], "no register is two bytes wide");
+        device.read(0x1, &mut half);
+        assert_eq!(half, *b"ir", "as any other memory");
     }
 
     #[test]
@@ -270,6 +308,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_selected_is_shown() {
+        let (device, _) = device();
+        let write = |register: u32, value: u32| device.write(register.into(), &value.to_le_bytes());
+        let queue = || (read(&device, VIRTIO_MMIO_QUEUE_NUM_MAX), read(&device, VIRTIO_MMIO_QUEUE_READY));
+        assert_eq!((queue(), read(&device, VIRTIO_MMIO_CONFIG_GENERATION)), ((64, 0), 0));
+        write(VIRTIO_MMIO_QUEUE_READY, 1);
+        assert_eq!(queue(), (64, 1));
+        write(VIRTIO_MMIO_QUEUE_SEL, 1);
+        assert_eq!(queue(), (0, 0));
+        write(VIRTIO_MMIO_QUEUE_SEL, 0);
+        assert_eq!(queue(), (64, 1));
+        write(VIRTIO_MMIO_STATUS, 0);
+        assert_eq!(queue(), (64, 0));
+        write(VIRTIO_MMIO_STATUS, 4);
+        assert_eq!(read(&device, VIRTIO_MMIO_STATUS), 0x44, "DRIVER_OK before all that has to be first");
+    }
+
+    #[test]
     fn state_comes_back() {
         let (first, _) = device();
         first.write(VIRTIO_MMIO_QUEUE_SEL.into(), &[5, 0, 0, 0]);
@@ -278,6 +334,9 @@ mod tests {
         let (second, _) = device();
         second.restore(&first.save().unwrap()).unwrap();
         assert_eq!(second.save(), first.save());
-        assert_eq!(read(&second, VIRTIO_MMIO_STATUS), 3);
+        for register in (0..WINDOW as u32).step_by(4) {
+            assert_eq!(read(&second, register), read(&first, register), "{register:#x}");
+        }
+        assert_eq!((read(&second, VIRTIO_MMIO_STATUS), read(&second, VIRTIO_MMIO_QUEUE_NUM_MAX)), (3, 0));
     }
 }

@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use vmm_sys_util::eventfd::EventFd;
 
+use super::VirtioDevice;
+
 pub use self::core::{Area, Core, CoreState};
 pub use source::DeviceSource;
 
@@ -34,4 +36,10 @@ pub trait Transport: Send + Sync {
 
     /// The device has been reset: no interrupt is pending any more.
     fn reset(&self) {}
+
+    /// The status has changed to this. For transports that have it ready where the driver reads.
+    fn show_status(&self, _status: u8) {}
+
+    /// The configuration space is now as `device` says, and has changed by itself `generation` times.
+    fn show_config(&self, _generation: u32, _device: &dyn VirtioDevice) {}
 }

@@ -14,6 +14,7 @@
 
 mod bells;
 mod common;
+mod page;
 #[cfg(test)]
 mod tests;
 
@@ -28,9 +29,10 @@ use super::{Core, CoreState, Doorbell, Transport};
 use crate::devices::pci::{Bars, ConfigSpace, Function, Identity, Msix, MsixState, NO_VECTOR, Space};
 use crate::devices::virtio::{DeviceKind, VirtioDevice};
 use crate::interrupt::{Doorbells, Messages};
-use crate::memory::Memory;
+use crate::memory::{Memory, Shown};
 use crate::state::{self, Saved};
 use bells::Bells;
+use page::Page;
 
 /// Bytes of the BAR in memory.
 pub const BAR: u64 = 0x4000;
@@ -77,6 +79,7 @@ pub struct VirtioPci {
     msix_at: usize,
     /// Offset of the capability by which configuration space reaches into the BARs (4.1.4.9).
     window_at: usize,
+    page: Option<Page>,
 }
 
 /// What of it goes into a snapshot.
@@ -214,7 +217,16 @@ impl VirtioPci {
             config: Mutex::new(config),
             msix_at,
             window_at,
+            page: None,
         })
+    }
+
+    /// Shows the guest its configuration space in a page, which `hide` takes away again.
+    #[must_use]
+    pub fn shown(mut self, page: Shown, hide: Box<dyn Fn() + Send + Sync>) -> Self {
+        let page = Page::new(page, hide, &self.config());
+        self.page = Some(page);
+        self
     }
 
     /// The device behind the registers.
@@ -240,6 +252,12 @@ impl VirtioPci {
         };
         let inside = u64::from(at) + len as u64 <= size && (at as usize).is_multiple_of(len.max(1));
         (whole && inside).then_some((space, at.into()))
+    }
+
+    fn show(&self, config: &ConfigSpace, offset: usize, len: usize) {
+        if let Some(page) = &self.page {
+            page.written(config, self.window_at, offset, len);
+        }
     }
 
     /// The guest may have moved a BAR, or changed how MSI-X is.
@@ -296,6 +314,7 @@ impl Function for VirtioPci {
         };
         let before = shape(&config);
         config.write(offset, data);
+        self.show(&config, offset.into(), data.len());
         if shape(&config) != before {
             self.config_written(&config);
         }
@@ -339,7 +358,7 @@ impl Function for VirtioPci {
     }
 
     fn save(&self) -> Vec<u8> {
-        let Self { core, signals, config: _, msix_at: _, window_at: _ } = self;
+        let Self { core, signals, config: _, msix_at: _, window_at: _, page: _ } = self;
         let Signals { msix, isr, vectors, bells: _ } = signals.as_ref();
         state::encode(&PciState {
             core: core.save(),
@@ -362,6 +381,7 @@ impl Function for VirtioPci {
         }
         let mut space = self.config();
         space.restore(&config);
+        self.show(&space, 0, config.len());
         self.config_written(&space);
         drop(space);
         self.core.restore(&core)

@@ -72,6 +72,8 @@ impl Core {
         (inner.status, inner.features) = (*status, *features);
         self.generation.store(*generation, Ordering::Release);
         self.selects.restore(*selects);
+        self.transport.show_status(*status);
+        self.show_config(inner);
         let map = self.memory.map();
         if inner.queues.iter().any(|queue| queue.is_ready() && !queue.is_valid(&map)) {
             return Err(damaged());

@@ -118,6 +118,43 @@ fn configuration_space_is_a_way_into_the_bar() {
 }
 
 #[test]
+fn configuration_space_is_shown_until_reading_it_does_something() {
+    let hides = Arc::<AtomicU16>::default();
+    let shown = || {
+        let page = Shown::new(1).unwrap().remove(0);
+        let hides = Arc::clone(&hides);
+        let hide = Box::new(move || {
+            hides.fetch_add(1, Ordering::SeqCst);
+        });
+        (device().0.shown(page.clone(), hide), page)
+    };
+    let differs = |(device, page): &(VirtioPci, Shown)| {
+        let mut bytes = [0; 4];
+        (0..0x100).step_by(4).find(|&at| {
+            page.read(at, &mut bytes);
+            bytes != config(device, at as u16)
+        })
+    };
+    let first = shown();
+    assert_eq!(differs(&first), None);
+    // The size of a BAR; an odd byte; beyond the end.
+    for (at, data) in [(0x10, &[0xff; 4][..]), (0x3d, &[9]), (0x3c, &[9]), (0xfe, &[1; 4]), (0xffc, &[1; 4])]
+    {
+        first.0.write_config(at, data);
+        assert_eq!(differs(&first), None, "{at:#x}");
+    }
+    let window = first.0.window_at as u16;
+    first.0.write_config(window + 8, &0x14_u32.to_le_bytes());
+    assert_eq!((differs(&first), hides.load(Ordering::SeqCst)), (None, 0));
+    first.0.write_config(window + 12, &1_u32.to_le_bytes());
+    first.0.write_config(window + 12, &4_u32.to_le_bytes());
+    assert_eq!(hides.load(Ordering::SeqCst), 1, "once");
+    let second = shown();
+    second.0.restore(&first.0.save()).unwrap();
+    assert_eq!(hides.load(Ordering::SeqCst), 2, "a restored driver may go on there");
+}
+
+#[test]
 fn addresses_of_rings_at_once_or_in_halves() {
     let (device, _) = device();
     device.write_bar(Space::Memory, 0x20, &0x1_2345_6780_u64.to_le_bytes());
