@@ -65,7 +65,9 @@ impl VirtioDevice for Echo {
             Ok(written as u32)
         })?;
         self.requests += served;
-        cx.config_changed(if queue == 1 { ConfigChange::Device } else { ConfigChange::Command });
+        if served > 0 {
+            cx.config_changed(if queue == 1 { ConfigChange::Device } else { ConfigChange::Command });
+        }
         Ok(())
     }
 

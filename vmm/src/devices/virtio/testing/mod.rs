@@ -7,8 +7,8 @@ mod registers;
 mod steps;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 
 use virtio_bindings::virtio_config::VIRTIO_CONFIG_S_NEEDS_RESET;
 use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
@@ -38,11 +38,12 @@ pub const BUFFERS: u64 = 0x40_0000;
 pub use attack::{Nothing, Script, Target, World};
 use steps::Steps;
 
-/// A transport that counts interrupts.
+/// A transport that counts interrupts, and keeps what it is to show.
 #[derive(Debug, Default)]
 pub struct FakeTransport {
     queues: [AtomicU32; 32],
     config: AtomicU32,
+    shown: Mutex<Vec<u8>>,
 }
 
 impl Transport for FakeTransport {
@@ -52,6 +53,12 @@ impl Transport for FakeTransport {
 
     fn interrupt_config(&self) {
         self.config.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn show_config(&self, _generation: u32, device: &dyn VirtioDevice) {
+        let mut config = vec![0; 256];
+        device.read_config(0, &mut config);
+        *self.shown.lock().unwrap() = config;
     }
 }
 
@@ -325,11 +332,13 @@ impl FakeDriver {
         u32::from(self.core.status()) & VIRTIO_CONFIG_S_NEEDS_RESET != 0
     }
 
-    /// `len` bytes of the configuration space from `offset` on.
+    /// `len` bytes of the configuration space from `offset` on; it has to be what the transport was given to show.
     #[must_use]
     pub fn config(&self, offset: u64, len: usize) -> Vec<u8> {
         let mut data = vec![0; len];
         self.core.read_config(offset, &mut data);
+        let shown = &self.transport.shown.lock().unwrap()[offset as usize..];
+        assert_eq!(shown[..len], data, "not what drivers are shown");
         data
     }
 
