@@ -200,6 +200,16 @@ fn tuned() -> Vec<Guest> {
                 .says(DONE),
         );
     }
+    // It is built for reduced hardware alone, and has to end on a machine that has all of it.
+    all.push(
+        Guest::new("fast::legacy_machine")
+            .flag("kernel", "{fast}")
+            .flag("machine", "legacy")
+            .flag("disk", "path={erofs},readonly")
+            .kernel_words("root=/dev/vda rootfstype=erofs ro init=/sbin/init")
+            .shell("grep -q ' / erofs' /proc/mounts && echo guest: done")
+            .says(DONE),
+    );
     // Discarding in an overlay hides what its base has; the guest sees how large a sector is, and that there is no cache.
     all.push(
         Guest::new("fast::overlay_of_a_base_with_data")

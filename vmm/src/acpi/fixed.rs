@@ -33,6 +33,9 @@ pub(super) fn fadt(dsdt: u64, facs: Option<u64>) -> FADT {
         .flag(Flags::ResetRegSup);
     fadt.reset_reg = port(ports::ACPI_RESET, 8, AccessSize::ByteAccess);
     fadt.reset_value = ports::ACPI_RESET_VALUE;
+    // Also where PM1a is what counts: a kernel built for reduced hardware alone takes any machine for such.
+    fadt.sleep_control_reg = port(ports::ACPI_SLEEP_CONTROL, 8, AccessSize::ByteAccess);
+    fadt.sleep_status_reg = port(ports::ACPI_SLEEP_CONTROL + 1, 8, AccessSize::ByteAccess);
     match facs {
         None => reduced_hardware(&mut fadt),
         Some(facs) => {
@@ -46,8 +49,6 @@ pub(super) fn fadt(dsdt: u64, facs: Option<u64>) -> FADT {
 fn reduced_hardware(fadt: &mut FADTBuilder) {
     *fadt = fadt.flag(Flags::HwReducedAcpi);
     fadt.iapc_boot_arch = NO_VGA.into();
-    fadt.sleep_control_reg = port(ports::ACPI_SLEEP_CONTROL, 8, AccessSize::ByteAccess);
-    fadt.sleep_status_reg = port(ports::ACPI_SLEEP_CONTROL + 1, 8, AccessSize::ByteAccess);
 }
 
 fn full_hardware(fadt: &mut FADTBuilder) {

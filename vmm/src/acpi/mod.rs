@@ -4,7 +4,7 @@
 //! | machine | ACPI hardware | power-off | reset |
 //! |-|-|-|-|
 //! | `fast` | reduced (ACPI 6.5, 4.1): no SCI, no PM registers, and no 8259 (MADT) | sleep control register | reset register |
-//! | `legacy` | full: PM1a event and control blocks, SCI on line 9, FACS, 8259 | PM1a control | reset register |
+//! | `legacy` | full: PM1a event and control blocks, SCI on line 9, FACS, 8259 | PM1a control; sleep control register for kernels that know no other hardware than reduced | reset register |
 //!
 //! Reduced hardware is the smaller machine, but Linux then gives up PIT and 8259 with it, and kernels before
 //! 3.4 do not know it: hence full hardware where old kernels are the point. What the machine must have there is
