@@ -1,9 +1,16 @@
-//! From guest-physical addresses to slices of guest memory, for those that ask often.
+//! From guest-physical addresses to slices of guest memory, and to what is in them, for those that ask often. vm-memory's
+//! own functions have errors with values, and an optimizer for size calls them: each takes several times what it is for.
+#![allow(unsafe_code, reason = "parts of slices are made where their bounds have been checked")]
 
-use vm_memory::volatile_memory::Error;
-use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+use vm_memory::bitmap::{Bitmap, RefSlice};
+use vm_memory::{
+    Address, ByteValued, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, VolatileRef, VolatileSlice,
+};
 
-use super::{Map, Slice};
+use super::{Map, Pages, Slice};
+
+/// A value in guest memory, to be read or written in one go.
+pub type Field<'m, T> = VolatileRef<'m, T, RefSlice<'m, Pages>>;
 
 /// Looks addresses up in a map as it was at one moment. Most are in the region that the last one was in, which is then
 /// not searched for.
@@ -21,25 +28,48 @@ impl<'m> Lookup<'m> {
         Self { map, last: None }
     }
 
-    /// The `len` bytes from `addr` on, which have to be in one region.
-    #[inline]
-    pub fn slice(&mut self, addr: u64, len: usize) -> Result<Slice<'m>, Error> {
+    /// The `len` bytes from `addr` on, which have to be in one region; none if they are not.
+    // For every buffer: an optimizer for size would call it.
+    #[inline(always)]
+    pub fn slice(&mut self, addr: u64, len: usize) -> Option<Slice<'m>> {
         match &self.last {
             Some((start, region)) if addr.wrapping_sub(*start) < region.len() as u64 => {
-                region.subslice((addr - start) as usize, len)
+                subslice(region, (addr - start) as usize, len)
             }
             _ => self.search(addr, len),
         }
     }
 
     #[cold]
-    fn search(&mut self, addr: u64, len: usize) -> Result<Slice<'m>, Error> {
-        let region = self.map.find_region(GuestAddress(addr));
-        let found = region.and_then(|region| Some((region.start_addr(), region.as_volatile_slice().ok()?)));
-        let (start, all) = found.ok_or(Error::OutOfBounds { addr: addr as usize })?;
-        self.last = Some((start.raw_value(), all));
-        all.subslice((addr - start.raw_value()) as usize, len)
+    fn search(&mut self, addr: u64, len: usize) -> Option<Slice<'m>> {
+        let region = self.map.find_region(GuestAddress(addr))?;
+        let (start, all) = (region.start_addr().raw_value(), region.as_volatile_slice().ok()?);
+        self.last = Some((start, all));
+        subslice(&all, (addr - start) as usize, len)
     }
+}
+
+/// The `len` bytes from byte `offset` on; none if they do not lie in the slice.
+#[inline(always)]
+pub fn subslice<'m>(of: &Slice<'m>, offset: usize, len: usize) -> Option<Slice<'m>> {
+    let start = start_of(of, offset, len)?;
+    // SAFETY: the bytes are within `of`, and have its lifetime.
+    Some(unsafe { VolatileSlice::with_bitmap(start, len, of.bitmap().slice_at(offset), None) })
+}
+
+/// The value at byte `offset`; none if it does not lie in the slice.
+#[inline(always)]
+pub fn field<'m, T: ByteValued>(of: &Slice<'m>, offset: usize) -> Option<Field<'m, T>> {
+    let start = start_of(of, offset, size_of::<T>())?;
+    // SAFETY: the value is within `of`, and has its lifetime.
+    Some(unsafe { VolatileRef::with_bitmap(start, of.bitmap().slice_at(offset), None) })
+}
+
+/// Where `len` bytes from byte `offset` on are, if they lie in the slice.
+#[inline(always)]
+fn start_of(slice: &Slice<'_>, offset: usize, len: usize) -> Option<*mut u8> {
+    let is_there = offset.checked_add(len)? <= slice.len();
+    is_there.then(|| slice.ptr_guard_mut().as_ptr().wrapping_add(offset))
 }
 
 #[cfg(test)]
@@ -47,7 +77,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::memory::Pages;
     use vm_memory::GuestRegionMmap;
 
     const PAGE: u64 = 4096;
@@ -79,6 +108,10 @@ mod tests {
         prop_oneof![0..10_usize, 0..4 * PAGE as usize, any::<usize>()]
     }
 
+    fn at() -> impl Strategy<Value = usize> {
+        prop_oneof![0..20_usize, usize::MAX - 5..=usize::MAX]
+    }
+
     proptest! {
         /// Whatever was asked for before, an address gives what the map itself gives.
         #[test]
@@ -88,7 +121,26 @@ mod tests {
             for (addr, len) in asked {
                 let place = |slice: Slice<'_>| (slice.ptr_guard().as_ptr().addr(), slice.len());
                 let expected = map.get_slice(GuestAddress(addr), len).ok().map(place);
-                prop_assert_eq!(lookup.slice(addr, len).ok().map(place), expected, "{:#x} {:#x}", addr, len);
+                prop_assert_eq!(lookup.slice(addr, len).map(place), expected, "{:#x} {:#x}", addr, len);
+            }
+        }
+
+        /// A value is where the slice has its bytes, and nowhere else.
+        #[test]
+        fn values_lie_within_slices(start in 0..PAGE, len in 0..20_usize, offsets in prop::collection::vec(at(), 1..20)) {
+            let map = map();
+            let slice = Lookup::new(&map).slice(start, len).unwrap();
+            let mut bytes = vec![0; len];
+            for (value, offset) in (0x0102_0304_u32..).zip(offsets) {
+                let there = offset <= len.saturating_sub(4) && len >= 4;
+                prop_assert_eq!(field::<u32>(&slice, offset).map(|field| field.store(value)).is_some(), there);
+                if there {
+                    bytes[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
+                    prop_assert_eq!(field::<u32>(&slice, offset).unwrap().load(), value);
+                }
+                let mut found = vec![0; len];
+                slice.copy_to(&mut found);
+                prop_assert_eq!(&found, &bytes);
             }
         }
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::batch::Batch;
 use super::queue::{Areas, Chain, Error, Queue};
 use super::transport::Transport;
 use crate::devices::event_loop::Descriptors;
@@ -98,6 +99,19 @@ impl<'a> Rings<'a> {
         self.ring(queue)?.map_or(Ok(false), |(ring, areas, memory)| ring.pop(memory, areas, chain))
     }
 
+    /// Appends chains of a queue to `batch`, for as long as there are any, until it has room for `len` bytes, or `most`
+    /// chains.
+    pub fn gather(
+        &mut self,
+        queue: u16,
+        batch: &mut Batch<'a>,
+        len: usize,
+        most: usize,
+    ) -> Result<(), Error> {
+        let Some((ring, areas, memory)) = self.ring(queue)? else { return Ok(()) };
+        ring.gather(memory, areas, batch, len, most)
+    }
+
     /// Makes the chain of the last [`Rings::pop`] available again, as if it had not been taken.
     pub fn undo_pop(&mut self, queue: u16) {
         if let Some(queue) = self.queues.get_mut(usize::from(queue)) {
@@ -107,11 +121,11 @@ impl<'a> Rings<'a> {
 
     /// Gives the chain that began at `head` back, with the number of bytes that were written to it.
     pub fn push(&mut self, queue: u16, head: u16, written: u32) -> Result<(), Error> {
-        self.push_all(queue, &[(head, written)])
+        self.push_all(queue, [(head, written)])
     }
 
     /// Gives several chains back, which the driver sees all at once.
-    pub fn push_all(&mut self, queue: u16, used: &[(u16, u32)]) -> Result<(), Error> {
+    pub fn push_all(&mut self, queue: u16, used: impl IntoIterator<Item = (u16, u32)>) -> Result<(), Error> {
         self.ring(queue)?.map_or(Ok(()), |(ring, areas, _)| ring.push(areas, used))
     }
 

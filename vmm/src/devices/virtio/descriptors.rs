@@ -1,9 +1,14 @@
 //! Descriptors of a chain (2.7.5), in the queue's table and in an indirect one. Each descriptor is copied out once.
 
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::VolatileMemory;
 
-use crate::memory::{Lookup, Slice};
+use crate::memory::{Lookup, Slice, field};
+
+/// Descriptor number `index` of a table, which it has to be in.
+#[inline(always)]
+pub(super) fn descriptor(table: &Slice<'_>, index: u16) -> Option<Descriptor> {
+    Some(field(table, usize::from(index) * size_of::<Descriptor>())?.load())
+}
 
 /// Follows a chain.
 pub(super) struct Walk<'m> {
@@ -30,8 +35,7 @@ impl<'m> Walk<'m> {
                 return None;
             }
             self.left = self.left.checked_sub(1)?;
-            let at = usize::from(self.next) * size_of::<Descriptor>();
-            let descriptor: Descriptor = self.table.get_ref(at).ok()?.load();
+            let descriptor = descriptor(&self.table, self.next)?;
             if descriptor.refers_to_indirect_table() {
                 self.enter(&descriptor, memory)?;
                 continue;
@@ -50,7 +54,7 @@ impl<'m> Walk<'m> {
             return None;
         }
         self.len = u16::try_from(len / size_of::<Descriptor>()).ok()?;
-        self.table = memory.slice(descriptor.addr().0, len).ok()?;
+        self.table = memory.slice(descriptor.addr().0, len)?;
         (self.next, self.left, self.indirect) = (0, self.len, true);
         Some(())
     }

@@ -10,6 +10,7 @@
 //! A device is a [`VirtioDevice`]. Everything about registers, feature negotiation, rings, interrupts, reset and
 //! the transport's saved state is the [core's](transport::Core).
 
+mod batch;
 mod block;
 mod console;
 mod context;
@@ -26,6 +27,7 @@ mod tests;
 pub mod transport;
 mod vsock;
 
+pub use batch::{Batch, Taken};
 pub use block::{Block, Options as BlockOptions};
 pub use console::{Console, ConsoleInput, MAX_PORTS, Port};
 pub use context::{ConfigChange, Context, Rings};

@@ -8,13 +8,17 @@ use smallvec::SmallVec;
 use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{QueueOwnedT, QueueState, QueueT};
-use vm_memory::{Bytes, VolatileMemory};
+use vm_memory::Bytes;
 
-use super::descriptors::Walk;
-use crate::memory::{Lookup, Map, Slice};
+use super::batch::Batch;
+use super::descriptors::{Walk, descriptor};
+use crate::memory::{Lookup, Map, Slice, field};
 
 /// The most descriptors of one chain, whatever the length of an indirect table: as many as QEMU takes.
 pub const MAX_CHAIN: usize = 1024;
+
+/// Bytes that a buffer for what the guest receives has at least, most likely.
+const LIKELY: usize = 1024;
 
 /// What a driver did that it must not.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -162,7 +166,7 @@ impl Queue {
         let (ring, size) = (&self.ring, usize::from(self.ring.size()));
         // Each ring ends with an index that is there only with `EVENT_IDX`.
         let event = if ring.event_idx_enabled() { 2 } else { 0 };
-        let mut look_up = |at, len| memory.slice(at, len).map_err(|_| self.broken());
+        let mut look_up = |at, len| memory.slice(at, len).ok_or_else(|| self.broken());
         Ok(Areas {
             descriptors: look_up(ring.desc_table(), size * size_of::<Descriptor>())?,
             driver: look_up(ring.avail_ring(), 4 + 2 * size + event)?,
@@ -201,8 +205,7 @@ impl Queue {
         let (queue, size, next) = (self.index, self.ring.size(), self.ring.next_avail());
         self.ring.set_next_avail(next.wrapping_add(1));
         let entry = 4 + 2 * usize::from(next % size);
-        let head = areas.driver.get_ref(entry).map_err(|_| self.broken())?.load();
-        let head = u16::from_le(head);
+        let head = u16::from_le(field(&areas.driver, entry).ok_or_else(|| self.broken())?.load());
         let bad = || Error::Chain { queue, head };
         let mut walk = Walk::new(areas.descriptors, size, head);
         let before = chain.writable.len();
@@ -216,10 +219,7 @@ impl Queue {
             } else {
                 return Err(Error::Order { queue, head });
             };
-            let Ok(buffer) = memory.slice(addr, len as usize) else {
-                return Err(Error::Outside { queue, addr, len });
-            };
-            buffers.push(buffer);
+            buffers.push(memory.slice(addr, len as usize).ok_or(Error::Outside { queue, addr, len })?);
             if !descriptor.has_next() {
                 chain.head = head;
                 return Ok(true);
@@ -228,19 +228,77 @@ impl Queue {
         Err(bad())
     }
 
+    /// Appends chains that the driver made available to `batch`, one after the other, for as long as there are any, until
+    /// it has room for `len` bytes, or `most` chains.
+    pub fn gather<'m>(
+        &mut self,
+        memory: &mut Lookup<'m>,
+        areas: &mut Areas<'m>,
+        batch: &mut Batch<'m>,
+        len: usize,
+        most: usize,
+    ) -> Result<(), Error> {
+        while batch.room < len && batch.chains.len() < most && self.is_waiting(areas)? {
+            if self.gather_alone(memory, areas, batch, len, most) {
+                continue;
+            }
+            let before = batch.buffers.writable.len();
+            self.pop(memory, areas, &mut batch.buffers)?;
+            batch.buffers.readable.clear();
+            let own = &batch.buffers.writable[before..];
+            // A chain has less than 4 GiB.
+            batch.append(batch.buffers.head, own.len(), total(own) as u32);
+        }
+        Ok(())
+    }
+
+    /// As [`Queue::gather`], of those that are known to be there, as long as they are chains of one buffer in guest
+    /// memory, as nearly all are that there is to receive into. Whether there was one.
+    fn gather_alone<'m>(
+        &mut self,
+        memory: &mut Lookup<'m>,
+        areas: &Areas<'m>,
+        batch: &mut Batch<'m>,
+        len: usize,
+        most: usize,
+    ) -> bool {
+        let (size, first, end) = (self.ring.size(), self.ring.next_avail(), areas.available);
+        let waiting = usize::from(end.wrapping_sub(first)).min(most - batch.chains.len());
+        batch.reserve(waiting.min((len - batch.room) / LIKELY));
+        let mut next = first;
+        while next != end && batch.room < len && batch.chains.len() < most {
+            let entry = 4 + 2 * usize::from(next % size);
+            let Some(head) = field(&areas.driver, entry).map(|head| u16::from_le(head.load())) else { break };
+            let Some(alone) = descriptor(&areas.descriptors, head) else { break };
+            if !alone.is_write_only() || alone.has_next() || alone.refers_to_indirect_table() {
+                break;
+            }
+            let Some(buffer) = memory.slice(alone.addr().0, alone.len() as usize) else { break };
+            batch.buffers.writable.push(buffer);
+            batch.append(head, 1, alone.len());
+            next = next.wrapping_add(1);
+        }
+        self.ring.set_next_avail(next);
+        next != first
+    }
+
     /// Takes back the last [`Queue::pop`]: that chain is available again.
     pub fn undo_pop(&mut self) {
         self.ring.go_to_previous_position();
     }
 
     /// Gives chains back, each with the bytes that were written to it; the driver sees all of them at once.
-    pub fn push(&mut self, areas: &Areas<'_>, used: &[(u16, u32)]) -> Result<(), Error> {
+    pub fn push(
+        &mut self,
+        areas: &Areas<'_>,
+        used: impl IntoIterator<Item = (u16, u32)>,
+    ) -> Result<(), Error> {
         let (size, ring) = (self.ring.size(), &areas.device);
         let mut next = Wrapping(self.ring.next_used());
-        for &(head, len) in used {
+        for (head, len) in used {
             let slot = 4 + 8 * usize::from(next.0 % size);
             let element = u64::from(len) << 32 | u64::from(head);
-            ring.get_ref(slot).map_err(|_| self.broken())?.store(element.to_le());
+            field(ring, slot).ok_or_else(|| self.broken())?.store(element.to_le());
             next += 1;
         }
         ring.store(next.0.to_le(), 2, Ordering::Release).map_err(|_| self.broken())?;

@@ -235,7 +235,7 @@ impl VirtioDevice for Block {
 
     fn process_queue(&mut self, cx: &mut Context<'_>, queue: u16) -> Result<(), Error> {
         let begun = self.begin_all(cx, queue);
-        let pushed = cx.push_all(queue, &self.used);
+        let pushed = cx.push_all(queue, self.used.iter().copied());
         self.used.clear();
         begun.and(pushed)?;
         // What cannot be handed over now is handed over with the next.

@@ -2,12 +2,10 @@
 
 use super::backend::{HEADER, LONGEST, Outcome};
 use super::{Net, QUEUE_SIZE, receive_queue};
-use crate::devices::virtio::queue::total;
 use crate::devices::virtio::scatter::{copy_in, copy_out};
-use crate::devices::virtio::{Chain, Context, Error};
-use smallvec::SmallVec;
+use crate::devices::virtio::{Batch, Context, Error, Taken};
+use crate::memory::field;
 use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
-use vm_memory::VolatileMemory;
 
 /// Where `num_buffers` is in the header (5.1.6).
 const NUM_BUFFERS: usize = 10;
@@ -55,9 +53,7 @@ impl Net {
                 Received::Frame => {
                     left -= 1;
                     let receiver = &mut self.receivers[usize::from(pair)];
-                    if std::mem::take(&mut receiver.answer)
-                        && buffers.used.len() == 1
-                        && self.backend.is_direct()
+                    if std::mem::take(&mut receiver.answer) && buffers.taken == 1 && self.backend.is_direct()
                     {
                         // If there is another one, that is the descriptor's next event: to try would take longer.
                         receiver.readable = false;
@@ -94,13 +90,13 @@ impl Net {
     ) -> Result<Received, Error> {
         let receiver = &mut self.receivers[usize::from(pair)];
         buffers.reach(cx, receiver.held.as_ref().map_or(receiver.expected, Vec::len))?;
-        let Some(first) = buffers.chains.first() else { return Ok(Received::NoBuffer) };
-        if first.room < HEADER {
+        let Some(first) = buffers.batch.chains.first() else { return Ok(Received::NoBuffer) };
+        if (first.room as usize) < HEADER {
             return Err(Error::Request("a buffer of the network device has no room for a header"));
         }
         let held = receiver.held.take();
         let len = if let Some(frame) = &held {
-            let direct = copy_in(&buffers.slices.writable, 0, frame);
+            let direct = copy_in(&buffers.batch.buffers.writable, 0, frame);
             receiver.spill.clear();
             receiver.spill.extend(&frame[direct..]);
             frame.len()
@@ -108,7 +104,7 @@ impl Net {
             if receiver.spill.len() < LONGEST {
                 receiver.spill.resize(LONGEST, 0);
             }
-            match self.backend.receive(pair, &buffers.slices.writable, &mut receiver.spill) {
+            match self.backend.receive(pair, &buffers.batch.buffers.writable, &mut receiver.spill) {
                 Outcome::Done(len) => len,
                 outcome => {
                     receiver.readable = false;
@@ -119,16 +115,15 @@ impl Net {
                 }
             }
         };
-        let direct = buffers.room.min(len);
+        let direct = buffers.batch.room.min(len);
         let spilt = receiver.spill.get(..len - direct).unwrap_or_default();
         // Asked for while all are taken, the driver rings for the next one, and not for the first of these.
-        let most = usize::from(QUEUE_SIZE);
         let mut fits = buffers.reach(cx, len)?;
-        while !fits && buffers.mergeable && buffers.chains.len() < most && cx.listen(buffers.queue)? {
+        while !fits && buffers.batch.chains.len() < buffers.most && cx.listen(buffers.queue)? {
             fits = buffers.reach(cx, len)?;
         }
         if fits {
-            copy_in(&buffers.slices.writable, direct, spilt);
+            copy_in(&buffers.batch.buffers.writable, direct, spilt);
             if let Some(limit) = &mut self.limit_receive {
                 limit.charge((len - HEADER.min(len)) as u64);
             }
@@ -138,12 +133,12 @@ impl Net {
         }
         // A frame in several buffers, where each frame has to have one, does not reach the guest; nor does one that
         // not even all buffers that there can be have room for.
-        if !buffers.mergeable || buffers.chains.len() >= most {
+        if buffers.batch.chains.len() >= buffers.most {
             return Ok(Received::Frame);
         }
         receiver.held = held.or_else(|| {
             let mut frame = vec![0; direct];
-            copy_out(&buffers.slices.writable, 0, &mut frame);
+            copy_out(&buffers.batch.buffers.writable, 0, &mut frame);
             frame.extend(spilt);
             Some(frame)
         });
@@ -161,78 +156,55 @@ enum Received {
 /// Buffers of the driver's that were taken and are not filled yet.
 struct Buffers<'m> {
     queue: u16,
-    /// Whether a frame may have several of them.
-    mergeable: bool,
-    chains: SmallVec<[Taken; 2]>,
-    /// Those of all chains.
-    slices: Chain<'m>,
-    room: usize,
-    used: SmallVec<[(u16, u32); 2]>,
-}
-
-/// One of them.
-struct Taken {
-    head: u16,
-    /// How many slices it has.
-    pieces: usize,
-    room: usize,
+    /// The most that a frame may have.
+    most: usize,
+    batch: Batch<'m>,
+    /// How many the last frame took.
+    taken: usize,
 }
 
 impl<'m> Buffers<'m> {
     fn new(queue: u16, mergeable: bool) -> Self {
-        let (chains, slices, used) = (SmallVec::new(), Chain::default(), SmallVec::new());
-        Self { queue, mergeable, chains, slices, room: 0, used }
+        let most = if mergeable { usize::from(QUEUE_SIZE) } else { 1 };
+        Self { queue, most, batch: Batch::default(), taken: 0 }
     }
 
     /// Takes as many as a frame of `len` bytes takes, at least one, as far as there are any and a frame may have them;
     /// whether that is enough.
     fn reach(&mut self, cx: &mut Context<'m>, len: usize) -> Result<bool, Error> {
-        let most = if self.mergeable { usize::from(QUEUE_SIZE) } else { 1 };
-        while (self.chains.is_empty() || self.room < len) && self.chains.len() < most {
-            let before = self.slices.writable.len();
-            if !cx.pop_into(self.queue, &mut self.slices)? {
-                break;
-            }
-            self.slices.readable.clear();
-            let own = &self.slices.writable[before..];
-            let taken = Taken { head: self.slices.head, pieces: own.len(), room: total(own) as usize };
-            self.room += taken.room;
-            self.chains.push(taken);
-        }
-        Ok(self.room >= len)
+        cx.gather(self.queue, &mut self.batch, len.max(1), self.most)?;
+        Ok(self.batch.room >= len)
     }
 
     /// Gives the frame of `len` bytes that is in them to the driver. The rest stays.
     fn finish(&mut self, cx: &mut Context<'m>, len: usize) -> Result<(), Error> {
-        let (mut left, mut pieces) = (len, 0);
-        self.used.clear();
-        for taken in &self.chains {
-            let here = left.min(taken.room);
-            self.used.push((taken.head, here as u32));
-            (left, pieces, self.room) = (left - here, pieces + taken.pieces, self.room - taken.room);
-            if left == 0 {
-                break;
-            }
-        }
-        let count = (self.used.len() as u16).to_le();
+        let Batch { chains, buffers, .. } = &self.batch;
+        let mut room = 0;
+        let fills = |taken: &&Taken| {
+            let before = room;
+            room += taken.room as usize;
+            before == 0 || before < len
+        };
+        self.taken = chains.iter().take_while(fills).count();
+        let count = (self.taken as u16).to_le();
         // Nearly always, the header is in one piece.
-        match self.slices.writable.first().and_then(|first| first.get_ref(NUM_BUFFERS).ok()) {
+        match buffers.writable.first().and_then(|first| field(first, NUM_BUFFERS)) {
             Some(field) => field.store(count),
-            None => drop(copy_in(&self.slices.writable, NUM_BUFFERS, &count.to_ne_bytes())),
+            None => drop(copy_in(&buffers.writable, NUM_BUFFERS, &count.to_ne_bytes())),
         }
-        cx.push_all(self.queue, &self.used)?;
-        if self.used.len() == self.chains.len() {
-            self.chains.clear();
-            self.slices.clear();
-        } else {
-            self.chains.drain(..self.used.len());
-            self.slices.writable.drain(..pieces);
-        }
+        let mut left = len;
+        let used = chains[..self.taken].iter().map(|taken| {
+            let here = left.min(taken.room as usize);
+            left -= here;
+            (taken.head, here as u32)
+        });
+        cx.push_all(self.queue, used)?;
+        self.batch.drop_first(self.taken);
         Ok(())
     }
 
     /// Makes all that are left available again.
     fn give_up(&self, cx: &mut Context<'m>) {
-        self.chains.iter().for_each(|_| cx.undo_pop(self.queue));
+        self.batch.chains.iter().for_each(|_| cx.undo_pop(self.queue));
     }
 }

@@ -194,7 +194,8 @@ impl Muxer {
         credit
     }
 
-    /// The header of a packet that brings the guest `len` bytes, at most [`Muxer::credit`].
+    /// The header of packets that bring the guest `len` bytes in all, at most [`Muxer::credit`]. In the header of each,
+    /// `len` is what of them it has.
     pub fn send(&mut self, key: Key, len: u32) -> Header {
         let Some(stream) = self.streams.get_mut(&key) else { return self.header(key, op::RST) };
         stream.sent += len;

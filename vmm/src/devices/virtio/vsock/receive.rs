@@ -1,29 +1,20 @@
 //! From the muxer and the sockets to the guest: packets into the buffers that the driver has made available.
 
 use std::io;
-use std::ops::Range;
 
+use smallvec::SmallVec;
 use zerocopy::IntoBytes;
 
 use super::packet::Header;
 use super::{QUEUE_SIZE, RECEIVE, Vsock};
-use crate::devices::virtio::queue::total;
 use crate::devices::virtio::scatter::{self, copy_in, parts, readv};
-use crate::devices::virtio::{Chain, Context, Error};
+use crate::devices::virtio::{Batch, Context, Error};
+use crate::memory::subslice;
 
 /// Buffers that are read into at once, at most.
 const MOST: usize = 32;
 
 const TOO_SMALL: Error = Error::Request("a buffer for packets of the socket device has no room for one");
-
-/// A buffer of the driver's.
-struct Buffer {
-    head: u16,
-    /// Where its pieces are in the list of those of all buffers.
-    pieces: Range<usize>,
-    /// Bytes of data that it may take.
-    room: usize,
-}
 
 impl Vsock {
     /// Gives the guest what there is for it, as far as it has made buffers available.
@@ -74,28 +65,29 @@ impl Vsock {
             // The packet that grants more puts it back into the line.
             return Ok(Some(0));
         }
-        let (mut room, mut chains) = (0, Chain::default());
-        let mut buffers: Vec<Buffer> = Vec::with_capacity(socket.burst);
-        while buffers.len() < socket.burst && room < credit && cx.pop_into(RECEIVE, &mut chains)? {
-            let from = buffers.last().map_or(0, |last| last.pieces.end);
-            let pieces = from..chains.writable.len();
-            let here = total(&chains.writable[pieces.clone()]).saturating_sub(Header::LEN as u64) as usize;
+        let mut batch = Batch::default();
+        // Each of them has a header as well.
+        cx.gather(RECEIVE, &mut batch, credit + socket.burst * Header::LEN, socket.burst)?;
+        if batch.chains.is_empty() {
+            self.sockets.not_yet(place);
+            return Ok(None);
+        }
+        let (mut room, mut rest) = (0, batch.buffers.writable.as_slice());
+        let mut pieces = SmallVec::<[_; MOST]>::new();
+        for taken in &batch.chains {
+            let (own, others) = rest.split_at(taken.pieces.into());
+            let here = (taken.room as usize).saturating_sub(Header::LEN);
             if here == 0 {
                 return Err(TOO_SMALL);
             }
             let here = here.min(credit - room);
-            room += here;
-            buffers.push(Buffer { head: chains.head, pieces, room: here });
+            match own {
+                [only] if let Some(piece) = subslice(only, Header::LEN, here) => pieces.push(piece),
+                _ => parts(own, Header::LEN, here).for_each(|piece| pieces.push(piece)),
+            }
+            (room, rest) = (room + here, others);
         }
-        if buffers.is_empty() {
-            self.sockets.not_yet(place);
-            return Ok(None);
-        }
-        let mut pieces = Vec::with_capacity(chains.writable.len());
-        for Buffer { pieces: of, room, .. } in &buffers {
-            pieces.extend(parts(&chains.writable[of.clone()], Header::LEN, *room));
-        }
-        let mut taken = 0;
+        let mut given = 0;
         match readv(&socket.fd, &pieces, &mut []) {
             Ok(0) => {
                 let flags = socket.end();
@@ -105,22 +97,21 @@ impl Vsock {
                 // Less than there was room for: there was no more, unless its end is to come.
                 let all_offered = pieces.len() <= scatter::MOST;
                 socket.readable = len == room || !all_offered || socket.hung_up;
-                let mut left = len;
-                let mut used = Vec::with_capacity(buffers.len());
-                for buffer in &buffers {
-                    let here = left.min(buffer.room);
-                    if here == 0 {
-                        break;
-                    }
-                    left -= here;
-                    let header = self.muxer.send(key, here as u32);
-                    copy_in(&chains.writable[buffer.pieces.clone()], 0, header.as_bytes());
-                    used.push((buffer.head, (Header::LEN + here) as u32));
-                }
-                cx.push_all(RECEIVE, &used)?;
-                taken = used.len();
+                let mut header = self.muxer.send(key, len as u32);
+                let (mut left, mut rest) = (len, batch.buffers.writable.as_slice());
+                let used = batch.chains.iter().map_while(|taken| {
+                    let (own, others) = rest.split_at(taken.pieces.into());
+                    let here = left.min(taken.room as usize - Header::LEN);
+                    (left, rest) = (left - here, others);
+                    header.len = (here as u32).into();
+                    (here > 0).then(|| {
+                        copy_in(own, 0, header.as_bytes());
+                        (taken.head, (Header::LEN + here) as u32)
+                    })
+                });
+                cx.push_all(RECEIVE, used.inspect(|_| given += 1))?;
                 // What comes next is about as much.
-                socket.burst = if len == room { (2 * socket.burst).min(MOST) } else { taken };
+                socket.burst = if len == room { (2 * socket.burst).min(MOST) } else { given };
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => socket.readable = false,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -129,8 +120,8 @@ impl Vsock {
                 self.sockets.remove(cx, place);
             }
         }
-        (taken..buffers.len()).for_each(|_| cx.undo_pop(RECEIVE));
+        (given..batch.chains.len()).for_each(|_| cx.undo_pop(RECEIVE));
         self.sockets.again(place);
-        Ok(Some(taken))
+        Ok(Some(given))
     }
 }
