@@ -1,6 +1,7 @@
 //! The device against a program at the other end of a socket, and against a tap where there may be one.
 
 mod direct;
+mod model;
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
