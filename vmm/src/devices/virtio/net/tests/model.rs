@@ -328,6 +328,7 @@ proptest! {
             prop_assert!(!model.driver.needs_reset());
         }
         model.reads = true;
+        model.compare();
         let mut in_vain = 0;
         while model.is_owed() && in_vain < 10 {
             let before = model.passed;
