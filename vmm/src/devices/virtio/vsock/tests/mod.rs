@@ -1,5 +1,6 @@
 //! The device, driven by a guest's side that keeps to the protocol, against real sockets.
 
+mod ends;
 mod pipes;
 
 use std::io::{ErrorKind, Read, Write};
