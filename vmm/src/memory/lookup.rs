@@ -32,12 +32,16 @@ impl<'m> Lookup<'m> {
     // For every buffer: an optimizer for size would call it.
     #[inline(always)]
     pub fn slice(&mut self, addr: u64, len: usize) -> Option<Slice<'m>> {
-        match &self.last {
-            Some((start, region)) if addr.wrapping_sub(*start) < region.len() as u64 => {
-                subslice(region, (addr - start) as usize, len)
-            }
-            _ => self.search(addr, len),
-        }
+        self.slice_of_last(addr, len).or_else(|| self.search(addr, len))
+    }
+
+    /// As [`Lookup::slice`], if they are in the region that the last address was in.
+    #[inline(always)]
+    pub fn slice_of_last(&self, addr: u64, len: usize) -> Option<Slice<'m>> {
+        let (start, region) = self.last.as_ref()?;
+        let offset = addr.wrapping_sub(*start) as usize;
+        // Even of no bytes, those behind its end are not its own.
+        if offset < region.len() { subslice(region, offset, len) } else { None }
     }
 
     #[cold]

@@ -56,6 +56,15 @@ impl Pages {
             .map_or_else(Vec::new, |words| words.iter().map(|w| w.swap(0, Ordering::AcqRel)).collect())
     }
 
+    #[cold]
+    fn mark(&self, offset: usize, len: usize) {
+        let (Some(words), Some(last)) = (self.bits(), len.checked_sub(1)) else { return };
+        let Some(end) = self.len.checked_sub(1) else { return };
+        for page in offset / PAGE..=offset.saturating_add(last).min(end) / PAGE {
+            words[page / 64].fetch_or(1 << (page % 64), Ordering::AcqRel);
+        }
+    }
+
     fn bits(&self) -> Option<&[AtomicU64]> {
         if self.on.load(Ordering::Acquire) { self.words.get().map(AsRef::as_ref) } else { None }
     }
@@ -66,11 +75,11 @@ impl<'a> WithBitmapSlice<'a> for Pages {
 }
 
 impl Bitmap for Pages {
+    // For every buffer: an optimizer for size would call it.
+    #[inline(always)]
     fn mark_dirty(&self, offset: usize, len: usize) {
-        let (Some(words), Some(last)) = (self.bits(), len.checked_sub(1)) else { return };
-        let Some(end) = self.len.checked_sub(1) else { return };
-        for page in offset / PAGE..=offset.saturating_add(last).min(end) / PAGE {
-            words[page / 64].fetch_or(1 << (page % 64), Ordering::AcqRel);
+        if self.on.load(Ordering::Acquire) {
+            self.mark(offset, len);
         }
     }
 

@@ -252,11 +252,11 @@ impl Queue {
         Ok(())
     }
 
-    /// As [`Queue::gather`], of those that are known to be there, as long as they are chains of one buffer in guest
-    /// memory, as nearly all are that there is to receive into. Whether there was one.
+    /// As [`Queue::gather`], of those that are known to be there, as long as they are chains of one buffer, in the region
+    /// that was looked at last, as nearly all are that there is to receive into. Whether there was one.
     fn gather_alone<'m>(
         &mut self,
-        memory: &mut Lookup<'m>,
+        memory: &Lookup<'m>,
         areas: &Areas<'m>,
         batch: &mut Batch<'m>,
         len: usize,
@@ -273,7 +273,7 @@ impl Queue {
             if !alone.is_write_only() || alone.has_next() || alone.refers_to_indirect_table() {
                 break;
             }
-            let Some(buffer) = memory.slice(alone.addr().0, alone.len() as usize) else { break };
+            let Some(buffer) = memory.slice_of_last(alone.addr().0, alone.len() as usize) else { break };
             batch.buffers.writable.push(buffer);
             batch.append(head, 1, alone.len());
             next = next.wrapping_add(1);

@@ -20,10 +20,9 @@ pub const MOST: usize = 1024;
 /// A list for the kernel, which needs no allocation for what is usual.
 type Pieces = SmallVec<[iovec; 32]>;
 
-/// What the kernel is given for `buffers`. Those that touch are one piece: Linux takes a network card's buffers from
+/// Appends what the kernel is given for `buffers`. Those that touch are one piece: Linux takes a network card's buffers from
 /// larger areas, one after the other, and the kernel does for each piece what it does for each copy.
-fn pieces(buffers: &[Slice<'_>]) -> Pieces {
-    let mut pieces = Pieces::new();
+fn append(pieces: &mut Pieces, buffers: &[Slice<'_>]) {
     let mut last = iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
     // Regions of guest memory stay mapped while there are slices of them.
     for buffer in buffers.iter().take(MOST) {
@@ -37,12 +36,12 @@ fn pieces(buffers: &[Slice<'_>]) -> Pieces {
         last.iov_len += len;
     }
     pieces.push(last);
-    pieces
 }
 
 /// readv(2): the bytes that were read, into one buffer after the other and then into `spill`.
 pub fn readv(fd: &impl AsFd, buffers: &[Slice<'_>], spill: &mut [u8]) -> io::Result<usize> {
-    let mut pieces = pieces(buffers);
+    let mut pieces = Pieces::new();
+    append(&mut pieces, buffers);
     if !spill.is_empty() && pieces.len() < MOST {
         pieces.push(iovec { iov_base: spill.as_mut_ptr().cast(), iov_len: spill.len() });
     }
@@ -56,7 +55,8 @@ pub fn readv(fd: &impl AsFd, buffers: &[Slice<'_>], spill: &mut [u8]) -> io::Res
 
 /// writev(2): how many bytes were written.
 pub fn writev(fd: &impl AsFd, buffers: &[Slice<'_>]) -> io::Result<usize> {
-    let pieces = pieces(buffers);
+    let mut pieces = Pieces::new();
+    append(&mut pieces, buffers);
     // SAFETY: every piece is mapped guest memory, which may change at any time.
     let len = unsafe { libc::writev(fd.as_fd().as_raw_fd(), pieces.as_ptr(), pieces.len() as i32) };
     usize::try_from(len).map_err(|_| io::Error::last_os_error())
