@@ -194,15 +194,16 @@ pub fn build(
         unsafe { vm.set_memory(id, &firmware.slot(), true) }?;
     }
     vm.set_private_pages()?;
-    vm.create_irqchip()?;
-    if spec.machine == MachineKind::Legacy {
-        vm.create_pit()?;
-    }
     let is_linux = match &start {
         Start::Boot { cpu, .. } => matches!(cpu, BootCpu::Long { .. }),
         Start::Restore { state, .. } => state.is_linux,
     };
     let (virtio, device_memory) = VirtioDevices::attach(attachments, &vm, &memory, &mut resources, is_linux)?;
+    // After all memory slots: what it registers has KVM wait for milliseconds with the next slot (Linux 6.18).
+    vm.create_irqchip()?;
+    if spec.machine == MachineKind::Legacy {
+        vm.create_pit()?;
+    }
     let mut devices = Devices::new(spec, &vm, wiring, virtio)?;
     let mut rom = None;
     if let Some(firmware) = firmware {
