@@ -7,6 +7,7 @@ use std::sync::Arc;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::VirtioDevice;
 use super::batch::Batch;
 use super::queue::{Areas, Chain, Error, Queue};
 use super::transport::Transport;
@@ -15,15 +16,6 @@ use crate::memory::{Lookup, Map};
 
 /// A queue, where its ring is, and what finds its buffers.
 type Ring<'r, 'a> = (&'r mut Queue, &'r mut Areas<'a>, &'r mut Lookup<'a>);
-
-/// Why a configuration space has changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ConfigChange {
-    /// The driver had it changed by a command.
-    Command,
-    /// By itself, of which the driver has to hear.
-    Device,
-}
 
 /// Rings and guest memory.
 pub struct Rings<'a> {
@@ -35,7 +27,8 @@ pub struct Rings<'a> {
     features: u64,
     transport: &'a dyn Transport,
     doorbells: &'a [Arc<EventFd>],
-    pub(super) config_change: Option<ConfigChange>,
+    /// The configuration space has changed by itself.
+    pub(super) config_changed: bool,
 }
 
 impl<'a> Rings<'a> {
@@ -47,7 +40,7 @@ impl<'a> Rings<'a> {
         doorbells: &'a [Arc<EventFd>],
     ) -> Self {
         let lookup = Lookup::new(memory);
-        Self { memory, lookup, queues, areas: None, features, transport, doorbells, config_change: None }
+        Self { memory, lookup, queues, areas: None, features, transport, doorbells, config_changed: false }
     }
 
     /// The feature bits that were negotiated.
@@ -164,10 +157,15 @@ impl<'a> Rings<'a> {
         }
     }
 
-    /// The configuration space is another one now, which has to be said whatever the reason. What
-    /// [`ConfigChange::Device`] did the driver is told.
-    pub fn config_changed(&mut self, change: ConfigChange) {
-        self.config_change = self.config_change.max(Some(change));
+    /// Tells the driver, after this call of the device, that the configuration space has changed by itself.
+    pub fn config_changed(&mut self) {
+        self.config_changed = true;
+    }
+
+    /// Shows the driver the configuration space that it has had changed by a command, which is to be done before the
+    /// command is given back.
+    pub fn show_config(&self, device: &dyn VirtioDevice) {
+        self.transport.show_config(device);
     }
 
     /// Serves a queue whose requests are done at once: `serve` says how many bytes it wrote to the chain. As many

@@ -30,7 +30,7 @@ mod vsock;
 pub use batch::{Batch, Taken};
 pub use block::{Block, Options as BlockOptions};
 pub use console::{Console, ConsoleInput, MAX_PORTS, Port};
-pub use context::{ConfigChange, Context, Rings};
+pub use context::{Context, Rings};
 pub use entropy::Entropy;
 pub use net::{Backend as NetBackend, Net, NetOptions, Stream, Tap};
 #[cfg(any(test, feature = "testing"))]

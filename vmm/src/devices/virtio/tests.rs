@@ -66,7 +66,10 @@ impl VirtioDevice for Echo {
         })?;
         self.requests += served;
         if served > 0 {
-            cx.config_changed(if queue == 1 { ConfigChange::Device } else { ConfigChange::Command });
+            cx.show_config(self);
+        }
+        if served > 0 && queue == 1 {
+            cx.config_changed();
         }
         Ok(())
     }

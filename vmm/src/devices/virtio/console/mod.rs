@@ -13,7 +13,7 @@ use zerocopy::byteorder::little_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::scatter::copy_out;
-use super::{Chain, ConfigChange, Context, DeviceKind, Error, Rings, VirtioDevice, read_bytes};
+use super::{Chain, Context, DeviceKind, Error, Rings, VirtioDevice, read_bytes};
 use crate::devices::console::ConsoleOutput;
 use crate::state::{self, Saved};
 pub use input::ConsoleInput;
@@ -254,7 +254,7 @@ impl VirtioDevice for Console {
     fn process_event(&mut self, cx: &mut Context<'_>, _token: u32, _events: EventSet) -> Result<(), Error> {
         if let Some((columns, rows)) = self.input.take_size() {
             (self.state.columns, self.state.rows) = (columns, rows);
-            cx.config_changed(ConfigChange::Device);
+            cx.config_changed();
         }
         self.feed(cx)
     }

@@ -8,7 +8,7 @@ use virtio_bindings::virtio_net::{
 
 use super::{Net, receive_queue};
 use crate::devices::virtio::scatter::{copy_in, copy_out};
-use crate::devices::virtio::{Chain, ConfigChange, Context, Error, Rings};
+use crate::devices::virtio::{Chain, Context, Error, Rings};
 
 /// Class, command and the longest data of those that are known.
 const LONGEST: usize = 2 + 8;
@@ -32,14 +32,14 @@ impl Net {
         cx.notify(queue)
     }
 
-    fn command(&mut self, rings: &mut Rings<'_>, chain: &Chain<'_>) -> bool {
+    fn command(&mut self, rings: &Rings<'_>, chain: &Chain<'_>) -> bool {
         let mut bytes = [0; LONGEST];
         let len = copy_out(&chain.readable, 0, &mut bytes);
         let Some(([class, command], data)) = bytes[..len].split_first_chunk() else { return false };
         match (u32::from(*class), u32::from(*command)) {
             (VIRTIO_NET_CTRL_MAC, VIRTIO_NET_CTRL_MAC_ADDR_SET) => data.first_chunk().is_some_and(|mac| {
                 self.mac = *mac;
-                rings.config_changed(ConfigChange::Command);
+                rings.show_config(self);
                 true
             }),
             (VIRTIO_NET_CTRL_MQ, VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET) => {

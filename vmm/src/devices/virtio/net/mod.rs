@@ -27,7 +27,7 @@ use virtio_bindings::virtio_net::{
 };
 use vmm_sys_util::epoll::EventSet;
 
-use super::{Chain, ConfigChange, Context, DeviceKind, Error, Rings, VirtioDevice, read_bytes};
+use super::{Chain, Context, DeviceKind, Error, Rings, VirtioDevice, read_bytes};
 use crate::devices::rate::{RateLevels, RateLimiter};
 use crate::state::{self, Saved};
 pub use backend::Backend;
@@ -165,7 +165,7 @@ impl Net {
         self.backend.hang_up();
         self.link_up = false;
         self.set_timer(RECONNECT);
-        cx.config_changed(ConfigChange::Device);
+        cx.config_changed();
     }
 
     fn reconnect(&mut self, cx: &mut Context<'_>) {
@@ -177,7 +177,7 @@ impl Net {
         self.link_up = true;
         self.set_timer(Duration::ZERO);
         self.watch_all(cx);
-        cx.config_changed(ConfigChange::Device);
+        cx.config_changed();
     }
 
     /// Sets the timer to run, or by zero to rest.

@@ -204,7 +204,6 @@ impl Target {
         let _ = memory.write(base + AVAIL + 2, &index.wrapping_add(1).to_le_bytes());
     }
 
-    /// A read or a write of any width, anywhere in the transport's registers.
     /// Changes rings while the worker reads them.
     fn race(&mut self, queue: u16, seed: u64) {
         let memory = self.driver.memory.clone();

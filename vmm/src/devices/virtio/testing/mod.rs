@@ -44,18 +44,20 @@ pub struct FakeTransport {
     queues: [AtomicU32; 32],
     config: AtomicU32,
     shown: Mutex<Vec<u8>>,
+    at_interrupt: Mutex<Vec<u8>>,
 }
 
 impl Transport for FakeTransport {
     fn interrupt_queue(&self, queue: u16) {
         self.queues[usize::from(queue)].fetch_add(1, Ordering::SeqCst);
+        *self.at_interrupt.lock().unwrap() = self.shown.lock().unwrap().clone();
     }
 
     fn interrupt_config(&self) {
         self.config.fetch_add(1, Ordering::SeqCst);
     }
 
-    fn show_config(&self, _generation: u32, device: &dyn VirtioDevice) {
+    fn show_config(&self, device: &dyn VirtioDevice) {
         let mut config = vec![0; 256];
         device.read_config(0, &mut config);
         *self.shown.lock().unwrap() = config;
@@ -330,6 +332,12 @@ impl FakeDriver {
     #[must_use]
     pub fn needs_reset(&self) -> bool {
         u32::from(self.core.status()) & VIRTIO_CONFIG_S_NEEDS_RESET != 0
+    }
+
+    /// `len` bytes of the configuration space, as it was shown when a queue interrupted last.
+    #[must_use]
+    pub fn config_at_interrupt(&self, len: usize) -> Vec<u8> {
+        self.transport.at_interrupt.lock().unwrap()[..len].to_vec()
     }
 
     /// `len` bytes of the configuration space from `offset` on; it has to be what the transport was given to show.

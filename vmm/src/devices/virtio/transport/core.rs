@@ -18,7 +18,7 @@ use virtio_queue::QueueT;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{DEVICE_TOKEN, Doorbell, Transport};
-use crate::devices::virtio::{ConfigChange, DeviceKind, Queue, VirtioDevice};
+use crate::devices::virtio::{DeviceKind, Queue, VirtioDevice};
 use crate::memory::Memory;
 pub use selects::Selects;
 pub use state::CoreState;
@@ -86,7 +86,7 @@ impl Core {
             .collect();
         let (kind, offered) = (device.kind(), device.features() | CORE_FEATURES);
         let (status, features, reset, active) = (0, 0, false, false);
-        transport.show_config(0, device.as_ref());
+        transport.show_config(device.as_ref());
         let inner = Inner { device, queues, status, features, reset, active, watched: Vec::new() };
         Ok(Self {
             inner: Mutex::new(inner),
@@ -301,19 +301,12 @@ impl Core {
     pub fn write_config(&self, offset: u64, data: &[u8]) {
         let mut inner = self.inner();
         inner.device.write_config(offset, data);
-        self.show_config(&inner);
+        self.transport.show_config(inner.device.as_ref());
     }
 
-    fn show_config(&self, inner: &Inner) {
-        self.transport.show_config(self.config_generation(), inner.device.as_ref());
-    }
-
-    fn config_changed(&self, inner: &Inner, change: ConfigChange) {
-        if change == ConfigChange::Command {
-            return self.show_config(inner);
-        }
-        self.generation.fetch_add(1, Ordering::AcqRel);
-        self.show_config(inner);
+    fn config_changed(&self, inner: &Inner) {
+        self.transport.show_config(inner.device.as_ref());
+        self.transport.show_generation(self.generation.fetch_add(1, Ordering::AcqRel).wrapping_add(1));
         self.transport.interrupt_config();
     }
 }

@@ -88,10 +88,13 @@ impl Transport for Signals {
         self.registers.set(VIRTIO_MMIO_STATUS, status.into());
     }
 
-    fn show_config(&self, generation: u32, device: &dyn VirtioDevice) {
+    fn show_config(&self, device: &dyn VirtioDevice) {
         let mut config = [0; CONFIG_LEN];
         device.read_config(0, &mut config);
         self.registers.set_bytes(CONFIG, &config);
+    }
+
+    fn show_generation(&self, generation: u32) {
         self.registers.set(VIRTIO_MMIO_CONFIG_GENERATION, generation);
     }
 }

@@ -40,6 +40,9 @@ pub trait Transport: Send + Sync {
     /// The status has changed to this. For transports that have it ready where the driver reads.
     fn show_status(&self, _status: u8) {}
 
-    /// The configuration space is now as `device` says, and has changed by itself `generation` times.
-    fn show_config(&self, _generation: u32, _device: &dyn VirtioDevice) {}
+    /// The configuration space is now as `device` says.
+    fn show_config(&self, _device: &dyn VirtioDevice) {}
+
+    /// The configuration space has changed by itself so many times.
+    fn show_generation(&self, _generation: u32) {}
 }

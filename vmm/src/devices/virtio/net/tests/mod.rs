@@ -342,3 +342,13 @@ proptest! {
         prop_assert!(seen == frames);
     }
 }
+
+#[test]
+fn an_address_that_was_set_is_shown_before_the_command_is_done() {
+    let (mut driver, _far) = pair(options());
+    let new = [2, 9, 9, 9, 9, 9];
+    let used = driver.request(CONTROL, &[&[1, 1], &new], &[1]);
+    assert_eq!(used.data, [0]);
+    assert_eq!(driver.config(0, 6), new, "afterwards");
+    assert_eq!(driver.config_at_interrupt(6), new, "before the command was given back");
+}

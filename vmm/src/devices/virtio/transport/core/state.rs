@@ -73,7 +73,8 @@ impl Core {
         self.generation.store(*generation, Ordering::Release);
         self.selects.restore(*selects);
         self.transport.show_status(*status);
-        self.show_config(inner);
+        self.transport.show_config(inner.device.as_ref());
+        self.transport.show_generation(*generation);
         let map = self.memory.map();
         if inner.queues.iter().any(|queue| queue.is_ready() && !queue.is_valid(&map)) {
             return Err(damaged());

@@ -23,12 +23,12 @@ impl Core {
         let descriptors = descriptors.map(|descriptors| descriptors as &mut dyn Descriptors);
         let mut context = Context { rings, descriptors, watched: &mut inner.watched };
         let result = call(inner.device.as_mut(), &mut context);
-        let change = context.rings.config_change;
+        let changed = context.rings.config_changed;
         if result.is_err() {
             context.unwatch_all();
         }
-        if let Some(change) = change {
-            self.config_changed(inner, change);
+        if changed {
+            self.config_changed(inner);
         }
         if result.is_err() {
             self.needs_reset(inner);
@@ -43,7 +43,7 @@ impl Core {
                 descriptors.remove(fd);
             }
             inner.device.reset();
-            self.show_config(inner);
+            self.transport.show_config(inner.device.as_ref());
         }
         if inner.active || !inner.is_live() {
             return;
