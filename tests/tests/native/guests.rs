@@ -19,8 +19,8 @@ const CHECKS: [(&str, &str); 5] = [
     ("ports", "ports: all as they should be"),
     ("exit", "exit: with the status asked for"),
 ];
-const OTHERS: [&str; 10] =
-    ["acpi-reset", "echo", "flood", "mark", "panic", "reset", "spin", "sse", "triple", "virtio"];
+const OTHERS: [&str; 11] =
+    ["acpi-reset", "cfg", "echo", "flood", "mark", "panic", "reset", "spin", "sse", "triple", "virtio"];
 
 /// All runs; adds to the lab the guests that they need.
 pub(crate) fn runs(ctx: &Ctx, lab: &mut Lab) -> Result<Vec<Guest>> {
@@ -62,6 +62,8 @@ fn checks() -> Vec<Guest> {
             );
         }
     }
+    let window = tiny("guest::virtio_pci_window", "cfg").args(&["--rng"]).flag("transport", "pci");
+    runs.push(window.says("cfg: all well"));
     runs.push(tiny("guest::virtio_without", "virtio").says("virtio: there is no entropy device").exits(1));
     let sizes = [("2M", 1), ("128M", 2), ("3G", 4), ("5G", 8), ("64G", 1)];
     runs.extend(sizes.map(|(memory, cpus)| {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::{fmt, io, vec};
+use std::{fmt, io};
 
 use abi::layout::{self, Range};
 use acpi_tables::Aml;
@@ -77,9 +77,9 @@ impl VirtioDevices {
         is_linux: bool,
     ) -> Result<(Self, Vec<Arc<Mapping>>), Error> {
         let mut places = Places { vm, memory, resources, is_linux, device_memory: Vec::new() };
-        let mut pages = places.pages(&attachments)?;
+        let windows = places.windows(&attachments)?;
         let attached: Vec<_> = (attachments.into_iter().zip(0..))
-            .map(|(attachment, index)| places.attach(attachment, index, &mut pages))
+            .map(|(attachment, index)| places.attach(attachment, index, &windows))
             .collect::<Result<_, _>>()?;
         let device_memory = places.device_memory;
         let functions: Vec<_> = attached.iter().filter_map(Attached::function).collect();
@@ -187,12 +187,6 @@ fn words(transports: impl Iterator<Item = TransportKind>) -> Result<String, Exha
     Ok(words)
 }
 
-/// Pages for registers that are not given out yet.
-struct Pages {
-    windows: vec::IntoIter<Shown>,
-    functions: vec::IntoIter<Shown>,
-}
-
 /// Gives devices what they have of a machine.
 struct Places<'a> {
     vm: &'a Vm,
@@ -204,24 +198,24 @@ struct Places<'a> {
 }
 
 impl Places<'_> {
-    /// A page for each device's registers, readable without an exit: those over MMIO as one slot, since their windows are in
-    /// a row from the first.
-    fn pages(&mut self, attachments: &[Attachment]) -> Result<Pages, Error> {
-        let pci = attachments.iter().filter(|it| it.transport == TransportKind::Pci).count();
-        let windows = Shown::new(attachments.len() - pci)?;
+    /// A page for the registers of each device over MMIO, readable without an exit, as one slot: windows are in a row from
+    /// the first.
+    fn windows(&mut self, attachments: &[Attachment]) -> Result<Vec<Shown>, Error> {
+        let mmio = attachments.iter().filter(|it| it.transport != TransportKind::Pci).count();
+        let windows = Shown::new(mmio)?;
         if let Some(first) = windows.first() {
             let range = Range { start: layout::VIRTIO_MMIO.start, len: windows.len() as u64 * WINDOW };
-            self.put(first.mapping(), first.as_ptr(), range, true)?;
+            self.put(first.mapping(), range, true)?;
         }
-        Ok(Pages { windows: windows.into_iter(), functions: Shown::new(pci)?.into_iter() })
+        Ok(windows)
     }
 
-    fn attach(&mut self, attachment: Attachment, index: u8, pages: &mut Pages) -> Result<Attached, Error> {
+    fn attach(&mut self, attachment: Attachment, index: u8, windows: &[Shown]) -> Result<Attached, Error> {
         let Attachment { name, transport, mut device } = attachment;
         if let Some(host) = device.host_memory() {
             let ram_end = self.memory.slots().iter().map(|slot| slot.range.end()).max().unwrap_or(0);
             let range = self.resources.device_memory(host.len, ram_end);
-            self.put(&host.mapping, host.mapping.as_ptr(), range, host.readonly)?;
+            self.put(&host.mapping, range, host.readonly)?;
             device.place(range.start);
         }
         let resources = &mut *self.resources;
@@ -229,7 +223,9 @@ impl Places<'_> {
         let (core, place) = match transport {
             TransportKind::Mmio | TransportKind::MmioCmdline => {
                 let (window, gsi) = registers(transport, resources)?;
-                let readable = pages.windows.next().ok_or_else(|| io::Error::other("no page left"))?;
+                let place = (window.start - layout::VIRTIO_MMIO.start) / WINDOW;
+                let readable = windows.get(place as usize).cloned();
+                let readable = readable.ok_or_else(|| io::Error::other("a window outside of the row"))?;
                 let line = Arc::new(Pin::new(self.vm.clone(), gsi));
                 let registers = Arc::new(Mmio::new(device, memory, window, readable, line, doorbells)?);
                 let found = transport == TransportKind::Mmio;
@@ -238,14 +234,14 @@ impl Places<'_> {
             }
             TransportKind::Pci => {
                 let number = resources.pci_device()?;
-                let page = pages.functions.next().ok_or_else(|| io::Error::other("no page left"))?;
                 // Linux knows both ways to ring; of others' drivers some fail on seeing ports.
                 let ports = self.is_linux.then(|| resources.ports(PORTS)).transpose()?;
                 let bars = Bars { memory: resources.bar(BAR)?, ports };
                 let first = resources.messages(vectors(device.queue_sizes().len()))?;
                 let messages = Box::new(IrqfdMessages::new(self.vm.clone(), first));
                 let function = VirtioPci::new(device, memory, bars, messages, doorbells)?;
-                let slot = self.put(page.mapping(), page.as_ptr(), Ecam::function(number), true)?;
+                let page = Shown::new(1)?.remove(0);
+                let slot = self.put(page.mapping(), Ecam::function(number), true)?;
                 let vm = self.vm.clone();
                 // Fails for a slot that is not there.
                 let hide = move || drop(vm.remove_memory(slot));
@@ -257,15 +253,9 @@ impl Places<'_> {
     }
 
     /// Puts memory of ours into the guest's address space.
-    fn put(
-        &mut self,
-        mapping: &Arc<Mapping>,
-        at: *const u8,
-        range: Range,
-        readonly: bool,
-    ) -> Result<u32, Error> {
+    fn put(&mut self, mapping: &Arc<Mapping>, range: Range, readonly: bool) -> Result<u32, Error> {
         let id = self.resources.memory_slot()?;
-        let slot = Slot { range, host: at as u64 };
+        let slot = Slot { range, host: mapping.as_ptr() as u64 };
         #[allow(unsafe_code, reason = "KVM reads and writes the process memory that a slot names")]
         // SAFETY: the machine keeps the mapping and drops it after the VM and the vCPUs.
         unsafe { self.vm.set_memory(id, &slot, readonly) }?;

@@ -37,16 +37,11 @@ impl Shown {
         &self.mapping
     }
 
-    /// Address of the page in this process.
-    #[must_use]
-    pub fn as_ptr(&self) -> *const u8 {
-        self.mapping.as_ptr().wrapping_add(self.start)
-    }
-
     fn words(&self) -> &[AtomicU32; WORDS] {
-        // SAFETY: the page lies in the mapping, which is aligned to pages and stays while `self` does. We reach it by atomics
-        // only; the guest and KVM only read it.
-        unsafe { &*self.as_ptr().cast() }
+        let page = self.mapping.as_ptr().wrapping_add(self.start);
+        // SAFETY: the page lies in the mapping, which is aligned to pages and stays while `self` does. We reach it by
+        // atomics only; the guest and KVM only read it.
+        unsafe { &*page.cast() }
     }
 
     /// The register at an offset in the page, a multiple of 4.
@@ -92,7 +87,7 @@ mod tests {
         let pages = Shown::new(3).unwrap();
         pages[1].set(0x60, 7);
         pages[1].set_bytes(0xff8, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
-        assert_eq!(pages[1].as_ptr().addr() - pages[0].as_ptr().addr(), PAGE);
+        assert_eq!(pages[1].mapping().size(), 3 * PAGE);
         let read = |page: &Shown, offset| {
             let mut data = [0xff; 6];
             page.read(offset, &mut data);

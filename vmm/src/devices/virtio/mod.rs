@@ -78,7 +78,7 @@ impl DeviceKind {
 ///
 /// The core owns the device and calls it under one lock, so methods never run at the same time. `activate`,
 /// `process_queue`, `process_event` and `reset` are called on the device worker's thread; what reads or writes the
-/// configuration space on a vCPU's. None of them may wait for the guest, and each call does a bounded amount of work
+/// configuration space on that one or a vCPU's. None of them may wait for the guest, and each call does a bounded amount of work
 /// ([`Rings::again`] asks for another one).
 ///
 /// An error from `activate`, `process_queue` or `process_event` says that the driver broke the device's rules:
@@ -104,8 +104,10 @@ pub trait VirtioDevice: Send {
     }
 
     /// Reads the device-specific configuration space; `data` comes filled with zeroes, and
-    /// [`read_bytes`] does all there is to do for one that lies in memory. Where drivers read without an exit they find what
-    /// it was when the device said last that it [has changed](Rings::config_changed), or was reset or written to.
+    /// [`read_bytes`] does all there is to do for one that lies in memory. Drivers may read
+    /// it without an exit, its first 256 bytes: they find what it was when the device last said that it [has
+    /// changed](Rings::config_changed) by itself, which has to be within one aligned word, or [by a
+    /// command](Rings::show_config), or when it was reset or written to.
     fn read_config(&self, _offset: u64, _data: &mut [u8]) {}
 
     /// The driver writes to the configuration space.

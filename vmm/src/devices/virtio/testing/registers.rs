@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use abi::layout::Range;
 use virtio_bindings::virtio_mmio::{
-    VIRTIO_MMIO_CONFIG, VIRTIO_MMIO_CONFIG_GENERATION, VIRTIO_MMIO_DEVICE_FEATURES, VIRTIO_MMIO_STATUS,
+    VIRTIO_MMIO_CONFIG, VIRTIO_MMIO_CONFIG_GENERATION, VIRTIO_MMIO_DEVICE_FEATURES,
+    VIRTIO_MMIO_QUEUE_NUM_MAX, VIRTIO_MMIO_QUEUE_READY, VIRTIO_MMIO_STATUS,
 };
+use virtio_queue::QueueT;
 
 use super::{Core, FakeTransport, Script};
 use crate::bus::BusDevice;
@@ -88,6 +90,9 @@ impl Registers {
                     mmio.read(register.into(), &mut data);
                     u32::from_le_bytes(data)
                 };
+                let queue = core.queue(core.selects().queue(), |ring| (ring.max_size(), ring.ready()));
+                let shown = (read(VIRTIO_MMIO_QUEUE_NUM_MAX), read(VIRTIO_MMIO_QUEUE_READY));
+                assert_eq!(shown, (queue.0.into(), queue.1.into()));
                 let shown = [VIRTIO_MMIO_STATUS, VIRTIO_MMIO_CONFIG_GENERATION, VIRTIO_MMIO_DEVICE_FEATURES]
                     .map(read);
                 let features = core.device_features(core.selects().device_features());

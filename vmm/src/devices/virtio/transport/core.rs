@@ -88,7 +88,7 @@ impl Core {
         let (status, features, reset, active) = (0, 0, false, false);
         transport.show_config(device.as_ref());
         let inner = Inner { device, queues, status, features, reset, active, watched: Vec::new() };
-        Ok(Self {
+        let core = Self {
             inner: Mutex::new(inner),
             transport,
             memory,
@@ -99,7 +99,10 @@ impl Core {
             wake: event()?,
             generation: AtomicU32::new(0),
             selects: Selects::default(),
-        })
+        };
+        core.show_features();
+        core.show_queue(&mut core.inner());
+        Ok(core)
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -214,8 +217,10 @@ impl Core {
         }
         inner.queues.iter_mut().for_each(Queue::reset);
         (inner.status, inner.features) = (0, 0);
-        self.transport.show_status(0);
         self.transport.reset();
+        // A driver waits for the status, and may go on as soon as it is this.
+        self.show_queue(inner);
+        self.transport.show_status(0);
     }
 
     /// The driver broke the rules: it is told so, and the device rests until the driver resets it.
@@ -263,6 +268,7 @@ impl Core {
             ring.set_event_idx(event_idx);
             ring.set_ready(true);
         });
+        self.show_queue(&mut self.inner());
     }
 
     /// The driver uses a queue no more, which it may also say of a live device (4.2.2.2): what was begun there has ended
@@ -273,6 +279,7 @@ impl Core {
         if let Some(queue) = inner.queues.get_mut(usize::from(queue)) {
             queue.ring().set_ready(false);
         }
+        self.show_queue(inner);
     }
 
     /// Queues are set up before the device is live (3.1.1).

@@ -7,7 +7,6 @@ use std::sync::atomic::Ordering;
 use abi::layout::Range;
 use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_mmio::*;
-use virtio_queue::QueueT;
 
 use super::{Area, Core, CoreState, Doorbell, Transport};
 use crate::bus::{BusDevice, Effect};
@@ -94,6 +93,15 @@ impl Transport for Signals {
         self.registers.set_bytes(CONFIG, &config);
     }
 
+    fn show_features(&self, features: u32) {
+        self.registers.set(VIRTIO_MMIO_DEVICE_FEATURES, features);
+    }
+
+    fn show_queue(&self, max_size: u16, ready: bool) {
+        self.registers.set(VIRTIO_MMIO_QUEUE_NUM_MAX, max_size.into());
+        self.registers.set(VIRTIO_MMIO_QUEUE_READY, ready.into());
+    }
+
     fn show_generation(&self, generation: u32) {
         self.registers.set(VIRTIO_MMIO_CONFIG_GENERATION, generation);
     }
@@ -124,10 +132,7 @@ impl Mmio {
             registers.set(register, value);
         }
         let signals = Arc::new(Signals { registers, line, doorbells, window });
-        let mmio = Self { core: Arc::new(Core::new(device, memory, signals.clone())?), signals };
-        mmio.show_features();
-        mmio.show_queue();
-        Ok(mmio)
+        Ok(Self { core: Arc::new(Core::new(device, memory, signals.clone())?), signals })
     }
 
     /// The device behind the registers.
@@ -136,55 +141,27 @@ impl Mmio {
         &self.core
     }
 
-    /// Shows the features that the driver has selected.
-    fn show_features(&self) {
-        let features = self.core.device_features(self.core.selects().device_features());
-        self.signals.registers.set(VIRTIO_MMIO_DEVICE_FEATURES, features);
-    }
-
-    /// Shows the queue that the driver has selected.
-    fn show_queue(&self) {
-        let (max_size, ready) =
-            self.core.queue(self.core.selects().queue(), |queue| (queue.max_size(), queue.ready()));
-        self.signals.registers.set(VIRTIO_MMIO_QUEUE_NUM_MAX, max_size.into());
-        self.signals.registers.set(VIRTIO_MMIO_QUEUE_READY, ready.into());
-    }
-
     fn write_register(&self, offset: u32, value: u32) {
         let selects = self.core.selects();
         let queue = selects.queue();
         let area = |area, upper| self.core.set_queue_area(queue, area, upper, value);
         match offset {
-            VIRTIO_MMIO_DEVICE_FEATURES_SEL => {
-                selects.select_device_features(value);
-                self.show_features();
-            }
+            VIRTIO_MMIO_DEVICE_FEATURES_SEL => self.core.select_device_features(value),
             VIRTIO_MMIO_DRIVER_FEATURES_SEL => selects.select_driver_features(value),
             VIRTIO_MMIO_DRIVER_FEATURES => {
                 self.core.set_driver_features(selects.driver_features(), value);
             }
             // A number beyond 16 bits is that of no queue.
-            VIRTIO_MMIO_QUEUE_SEL => {
-                selects.select_queue(value.try_into().unwrap_or(u16::MAX));
-                self.show_queue();
-            }
+            VIRTIO_MMIO_QUEUE_SEL => self.core.select_queue(value.try_into().unwrap_or(u16::MAX)),
             VIRTIO_MMIO_QUEUE_NUM => self.core.set_queue_size(queue, value.try_into().unwrap_or(0)),
-            VIRTIO_MMIO_QUEUE_READY => {
-                match value & 1 {
-                    1 => self.core.start_queue(queue),
-                    _ => self.core.stop_queue(queue),
-                }
-                self.show_queue();
-            }
+            VIRTIO_MMIO_QUEUE_READY if value & 1 == 1 => self.core.start_queue(queue),
+            VIRTIO_MMIO_QUEUE_READY => self.core.stop_queue(queue),
             // Reaches us only where the doorbell is not connected.
             VIRTIO_MMIO_QUEUE_NOTIFY => self.core.notified(value.try_into().unwrap_or(u16::MAX)),
             VIRTIO_MMIO_INTERRUPT_ACK => {
                 self.signals.registers.at(VIRTIO_MMIO_INTERRUPT_STATUS).fetch_and(!value, Ordering::SeqCst);
             }
-            VIRTIO_MMIO_STATUS => {
-                self.core.set_status(value as u8);
-                self.show_queue();
-            }
+            VIRTIO_MMIO_STATUS => self.core.set_status(value as u8),
             VIRTIO_MMIO_QUEUE_DESC_LOW => area(Area::Descriptors, false),
             VIRTIO_MMIO_QUEUE_DESC_HIGH => area(Area::Descriptors, true),
             VIRTIO_MMIO_QUEUE_AVAIL_LOW => area(Area::Driver, false),
@@ -223,8 +200,6 @@ impl BusDevice for Mmio {
         let MmioState { core, interrupt_status } = state::decode(saved)?;
         self.core.restore(&core)?;
         self.signals.registers.set(VIRTIO_MMIO_INTERRUPT_STATUS, interrupt_status);
-        self.show_features();
-        self.show_queue();
         Ok(())
     }
 }

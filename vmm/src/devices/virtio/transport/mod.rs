@@ -43,6 +43,12 @@ pub trait Transport: Send + Sync {
     /// The configuration space is now as `device` says.
     fn show_config(&self, _device: &dyn VirtioDevice) {}
 
+    /// The driver has selected these features.
+    fn show_features(&self, _features: u32) {}
+
+    /// The queue that the driver has selected has this greatest size, none if there is no such queue, and is ready or not.
+    fn show_queue(&self, _max_size: u16, _ready: bool) {}
+
     /// The configuration space has changed by itself so many times.
     fn show_generation(&self, _generation: u32) {}
 }

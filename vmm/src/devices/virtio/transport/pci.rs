@@ -200,7 +200,7 @@ impl VirtioPci {
         add(TYPE_ISR, Space::Memory, ISR, &[]);
         add(TYPE_DEVICE, Space::Memory, DEVICE, &[]);
         let window_at = add(TYPE_PCI, Space::Memory, (0, 0), &[0; 4]);
-        // Last, so that drivers that take ports need not walk past it: every step is an exit.
+        // Last, so that drivers that take ports need not walk past it.
         add(TYPE_NOTIFY, Space::Memory, NOTIFY, &NOTIFY_STRIDE.to_le_bytes());
         // `bar`, then `offset` and `length`; the data goes through.
         config.allow(window_at + 4, &[0xff]);

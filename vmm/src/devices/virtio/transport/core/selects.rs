@@ -3,8 +3,9 @@
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
 use serde::{Deserialize, Serialize};
+use virtio_queue::QueueT;
 
-use super::Core;
+use super::{Core, Inner};
 
 /// The registers that select. A driver uses them one access after the other.
 #[derive(Debug, Default)]
@@ -28,6 +29,35 @@ impl Core {
     pub fn selects(&self) -> &Selects {
         &self.selects
     }
+
+    /// The driver selects the queue whose registers it means; there need be no such queue.
+    pub fn select_queue(&self, queue: u16) {
+        let inner = &mut *self.inner();
+        self.selects.queue.store(queue, Ordering::Relaxed);
+        self.show_queue(inner);
+    }
+
+    /// The driver selects which half of the features offered it reads.
+    pub fn select_device_features(&self, half: u32) {
+        let _inner = self.inner();
+        self.selects.device_features.store(half, Ordering::Relaxed);
+        self.show_features();
+    }
+
+    /// Shows the queue that is selected.
+    pub(super) fn show_queue(&self, inner: &mut Inner) {
+        let queue = inner.queues.get_mut(usize::from(self.selects.queue()));
+        let (max_size, ready) = queue.map_or_else(Default::default, |queue| {
+            let ring = queue.ring();
+            (ring.max_size(), ring.ready())
+        });
+        self.transport.show_queue(max_size, ready);
+    }
+
+    /// Shows the features that are selected.
+    pub(super) fn show_features(&self) {
+        self.transport.show_features(self.device_features(self.selects.device_features()));
+    }
 }
 
 impl Selects {
@@ -50,18 +80,8 @@ impl Selects {
     }
 
     /// The driver selects.
-    pub fn select_device_features(&self, half: u32) {
-        self.device_features.store(half, Ordering::Relaxed);
-    }
-
-    /// The driver selects.
     pub fn select_driver_features(&self, half: u32) {
         self.driver_features.store(half, Ordering::Relaxed);
-    }
-
-    /// The driver selects.
-    pub fn select_queue(&self, queue: u16) {
-        self.queue.store(queue, Ordering::Relaxed);
     }
 
     pub(super) fn save(&self) -> SavedSelects {
@@ -74,8 +94,8 @@ impl Selects {
 
     pub(super) fn restore(&self, saved: SavedSelects) {
         let SavedSelects { device_features, driver_features, queue } = saved;
-        self.select_device_features(device_features);
+        self.device_features.store(device_features, Ordering::Relaxed);
         self.select_driver_features(driver_features);
-        self.select_queue(queue);
+        self.queue.store(queue, Ordering::Relaxed);
     }
 }

@@ -75,6 +75,8 @@ impl Core {
         self.transport.show_status(*status);
         self.transport.show_config(inner.device.as_ref());
         self.transport.show_generation(*generation);
+        self.show_features();
+        self.show_queue(inner);
         let map = self.memory.map();
         if inner.queues.iter().any(|queue| queue.is_ready() && !queue.is_valid(&map)) {
             return Err(damaged());

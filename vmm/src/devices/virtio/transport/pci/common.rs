@@ -85,7 +85,7 @@ impl VirtioPci {
                 let value = u16::from_le_bytes([low, high]);
                 match offset {
                     CONFIG_MSIX_VECTOR => self.set_vector(0, value),
-                    QUEUE_SELECT => selects.select_queue(value),
+                    QUEUE_SELECT => core.select_queue(value),
                     QUEUE_SIZE => core.set_queue_size(queue, value),
                     QUEUE_MSIX_VECTOR => self.set_vector(self.queue_vector(), value),
                     // It cannot be taken back but by a reset (4.1.4.3.2).
@@ -96,7 +96,7 @@ impl VirtioPci {
             [a, b, c, d] => {
                 let value = u32::from_le_bytes([a, b, c, d]);
                 match offset {
-                    DEVICE_FEATURE_SELECT => selects.select_device_features(value),
+                    DEVICE_FEATURE_SELECT => core.select_device_features(value),
                     DRIVER_FEATURE_SELECT => selects.select_driver_features(value),
                     DRIVER_FEATURE => {
                         core.set_driver_features(selects.driver_features(), value);
