@@ -81,5 +81,7 @@ fn qcow2(backing: &[u8], l1_size: u32) -> Vec<u8> {
     image.extend(0_u64.to_be_bytes());
     image.extend(backing);
     image.resize(0x4_0000, 0);
+    // Where the first block of reference counts is.
+    image[0x1_0000..0x1_0008].copy_from_slice(&0x2_0000_u64.to_be_bytes());
     image
 }

@@ -171,9 +171,14 @@ impl Opened {
 
     /// Its first bytes, up to 4096 of them; none if they cannot be read.
     pub fn head(&self) -> Vec<u8> {
+        self.page(0)
+    }
+
+    /// As [`Opened::head`], from a multiple of 4096 on.
+    pub fn page(&self, at: u64) -> Vec<u8> {
         // As many as any O_DIRECT wants, at an address that it takes.
         let mut buffer = AlignedBuffer::new(4096, 4096);
-        let read = self.file.read_at(buffer.bytes(), 0).unwrap_or(0);
+        let read = self.file.read_at(buffer.bytes(), at).unwrap_or(0);
         buffer.bytes()[..read].to_vec()
     }
 

@@ -39,6 +39,10 @@ impl Disk {
         let size = base.size();
         let is_new = overlay.size()? == 0;
         let fail = |e: io::Error| broken(&name, &e);
+        if !is_new {
+            refuse_encrypted(&overlay)?;
+            refuse_uncounted(&overlay)?;
+        }
         let storage = storage(overlay)?;
         let mut image = if is_new {
             let mut builder = Image::create_builder(storage).size(size);
@@ -120,6 +124,9 @@ fn qcow2(opened: Opened, chain: &mut Chain) -> Result<Access, Error> {
     let (name, writes, direct) = (opened.name.clone(), opened.writes, opened.direct);
     let folder = opened.folder().map(ToOwned::to_owned);
     refuse_encrypted(&opened)?;
+    if writes {
+        refuse_uncounted(&opened)?;
+    }
     let mut image = Image::open_image(storage(opened)?, writes).map_err(|e| broken(&name, &e))?;
     refuse_unknown(&name, &image)?;
     image.set_data_file(None);
@@ -180,6 +187,20 @@ fn refuse_encrypted(opened: &Opened) -> Result<(), Error> {
         Some(_) => Err(Error::Qcow2 { name: opened.name.clone(), reason: "is encrypted".to_owned() }),
         None => Err(Error::Qcow2 { name: opened.name.clone(), reason: "too short for qcow2".to_owned() }),
     }
+}
+
+/// An image counts who refers to each of its clusters, its header's first. The library would look for ever for room for the
+/// counts of one that does not.
+fn refuse_uncounted(opened: &Opened) -> Result<(), Error> {
+    const REFCOUNT_TABLE_OFFSET: usize = 48;
+    let word = |page: &[u8], at: usize| page.get(at..)?.first_chunk().map(|word| u64::from_be_bytes(*word));
+    let table = word(&opened.head(), REFCOUNT_TABLE_OFFSET).unwrap_or(0);
+    let first = word(&opened.page(table & !4095), (table & 4095) as usize);
+    if first.unwrap_or(0) == 0 {
+        let reason = "has no reference counts: repair it (`qemu-img check -r all`)".to_owned();
+        return Err(Error::Qcow2 { name: opened.name.clone(), reason });
+    }
+    Ok(())
 }
 
 fn refuse_unknown(name: &str, image: &Image) -> Result<(), Error> {

@@ -1,5 +1,7 @@
 //! Images on the way in, and operations on them against a model.
 
+mod hostile;
+
 use std::fs;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -282,6 +284,7 @@ fn broken_qcow2_images_are_refused() {
         ("unknown.qcow2", &[(72, &[0x80])], "incompatible feature"),
         ("data.qcow2", &[(79, &[4])], "keeps its data in another file"),
         ("size.qcow2", &[(24, &[0; 8])], "0 bytes are no whole number"),
+        ("counts.qcow2", &[(48, &[0, 0, 0, 0x71])], "has no reference counts"),
     ] {
         let text = with(name, changes);
         assert!(text.starts_with(&path(name)) && text.contains(expected), "{text}");
