@@ -229,8 +229,15 @@ fn until_all_end<J: Copy>(
             if step.status == Status::TimedOut {
                 names.push(step.name.clone());
                 stuck.push(job);
-            } else {
-                take(job, step).with_context(|| step.name.clone())?;
+                continue;
+            }
+            match take(job, step).with_context(|| step.name.clone()) {
+                // What a stuck VM still holds, a lock or a tap, the next ones do not get.
+                Err(_) if !stuck.is_empty() => {
+                    names.push(step.name.clone());
+                    stuck.push(job);
+                }
+                result => result?,
             }
         }
         if stuck.is_empty() {
