@@ -207,7 +207,7 @@ fn measure(ctx: &Ctx, args: &Args, jobs: Vec<Job>) -> Result<Figures> {
     Ok(figures)
 }
 
-/// Does all jobs in a lab, those that get stuck again. `step` says what a job is, with what goes where it changes nothing
+/// Does all jobs in a lab; those that get stuck, and those that fail after them, again in another one. `step` says what a job is, with what goes where it changes nothing
 /// but bytes; `take` is told how those that end have ended.
 fn until_all_end<J: Copy>(
     ctx: &Ctx,
