@@ -55,7 +55,7 @@ pub struct Allowance {
 pub struct Allowances {
     /// Code of ours, which repeats exactly: what a compiler's whim may change in a function that nobody touched.
     pub ours: Allowance,
-    /// The host's kernel at starts that are made several times.
+    /// The host's kernel at starts that are made several times, and what of jiffy depends on its scheduling.
     pub host: Allowance,
     /// The host's kernel at starts that are made once.
     pub host_once: Allowance,

@@ -120,6 +120,8 @@ fn allowance(unit: &Unit, guest: Guest, all: &Allowances) -> Allowance {
     match unit.whose[0] {
         // How often the console's bytes come in one piece is the guest's and the host's scheduling.
         Whose::Jiffy if unit.phases[0] == "workload" => all.after,
+        // Which thread ends first, and so who waits for whom and what goes back to whose arena, is the host's scheduling.
+        Whose::Jiffy if matches!(unit.phases[0], "power-off" | "end") => all.host,
         Whose::Jiffy | Whose::Init | Whose::Firmware => all.ours,
         Whose::Host if guest == Guest::Mark => all.host,
         // Most of it is what the host's kernel does.
