@@ -91,7 +91,7 @@ const MEET: &str = "meet() { {wire} wait unix:{out}/v_$1 & call=$!; \
     while kill -0 $call && kill -0 $jiffy; do sleep 0.1; done 2>/dev/null; }; ";
 
 /// Ends the guest's wait for the lab.
-const STOP: &str = "{wire} call unix:{out}/v:6000 round 1 0;";
+const STOP: &str = "{wire} call unix:{out}/v:6000 round 1 0 >&2;";
 
 /// What is in use by the guest: a second VM does not get it.
 const TAKEN: &str = "for taken in '--net tap=tap0' '--vsock cid=4,path={out}/v'; do \
