@@ -15,17 +15,20 @@ use tests::suite;
 use xtask::ctx::Ctx;
 
 fn main() -> ExitCode {
-    obey_sigint();
+    obey_signals();
     suite::run(trials)
 }
 
-/// Undoes what shells do to commands in the background, which ignore SIGINT and so would all programs tested here.
-fn obey_sigint() {
-    #[allow(unsafe_code, reason = "no crate in use sets the disposition of a signal")]
-    // SAFETY: the default disposition runs no code of this process.
-    unsafe {
-        libc::signal(libc::SIGINT, libc::SIG_DFL)
-    };
+/// Undoes what shells do to commands in the background, which ignore SIGINT, and `nohup` to all, which ignore SIGHUP: so would
+/// all programs tested here.
+fn obey_signals() {
+    for signal in [libc::SIGINT, libc::SIGHUP] {
+        #[allow(unsafe_code, reason = "no crate in use sets the disposition of a signal")]
+        // SAFETY: the default disposition runs no code of this process.
+        unsafe {
+            libc::signal(signal, libc::SIG_DFL)
+        };
+    }
 }
 
 fn trials(ctx: &Ctx, place: &Path) -> Result<Vec<Trial>> {
