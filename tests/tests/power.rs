@@ -25,9 +25,25 @@ const WRITES: u64 = 12;
 /// How often a lab that does not even start is started: QEMU's emulation has no timer now and then on a busy host.
 const STARTS: usize = 3;
 /// Blocks of the image that a guest writes to.
-const BLOCKS: u64 = 256;
+const BLOCKS: u64 = 512;
 /// What the guest's kernel loads.
-const MODULES: [&str; 2] = ["virtio_mmio", "virtio_blk"];
+const MODULES: [&str; 4] = ["virtio_mmio", "virtio_blk", "virtio_pmem", "nd_pmem"];
+
+/// What the guest writes to.
+#[derive(Clone, Copy, Debug)]
+struct Target {
+    /// Flag of `jiffy run`, and its value.
+    flag: [&'static str; 2],
+    /// In the guest.
+    device: &'static str,
+    /// Where the guest's data are on the lab's disk.
+    image: &'static str,
+}
+
+const RAW: Target = Target { flag: ["--disk", "path=/disk/image"], device: "/dev/vda", image: "/disk/image" };
+const OVERLAY: Target =
+    Target { flag: ["--disk", "path=/disk/image,overlay=/disk/overlay"], image: "/disk/overlay", ..RAW };
+const PMEM: Target = Target { flag: ["--pmem", "path=/disk/image"], device: "/dev/pmem0", ..RAW };
 
 fn main() -> ExitCode {
     suite::run(|ctx, _| Ok(trials(ctx)))
@@ -36,11 +52,11 @@ fn main() -> ExitCode {
 fn trials(ctx: &Ctx) -> Vec<Trial> {
     // Labs beside each other would be slow, and cut from each other's time.
     let one = Arc::new(Mutex::new(()));
-    let trial = |name: &str, disk: &'static str, flushes: bool| {
+    let trial = |name: &str, target: Target, flushes: bool| {
         let (ctx, one) = (ctx.clone(), Arc::clone(&one));
         suite::test(name, move || {
             let _alone = one.lock().unwrap_or_else(PoisonError::into_inner);
-            let lost = cut_power(&ctx, disk, flushes)?;
+            let lost = cut_power(&ctx, target, flushes)?;
             match (flushes, lost.is_empty()) {
                 (true, false) => bail!("flushed, and lost: {lost:?}"),
                 (false, true) => {
@@ -51,9 +67,11 @@ fn trials(ctx: &Ctx) -> Vec<Trial> {
         })
     };
     vec![
-        trial("raw", "path=/disk/image", true),
-        trial("overlay", "path=/disk/image,overlay=/disk/overlay", true),
-        trial("raw_without_flushes", "path=/disk/image", false),
+        trial("raw", RAW, true),
+        trial("overlay", OVERLAY, true),
+        trial("pmem", PMEM, true),
+        trial("raw_without_flushes", RAW, false),
+        trial("pmem_without_flushes", PMEM, false),
     ]
 }
 
@@ -61,15 +79,14 @@ fn trials(ctx: &Ctx) -> Vec<Trial> {
 struct Bench {
     lab: Lab,
     pid: PathBuf,
-    image: &'static str,
-    disk: &'static str,
+    target: Target,
     flushes: bool,
 }
 
 /// Writes and cuts, several times over; the writes that the guest was told are flushed, and that are gone.
-fn cut_power(ctx: &Ctx, disk: &'static str, flushes: bool) -> Result<BTreeSet<u64>> {
+fn cut_power(ctx: &Ctx, target: Target, flushes: bool) -> Result<BTreeSet<u64>> {
     let place = tempfile::tempdir()?;
-    let bench = Bench::new(ctx, place.path(), disk, flushes)?;
+    let bench = Bench::new(ctx, place.path(), target, flushes)?;
     let mut told = BTreeSet::new();
     let mut next = 1;
     // Without flushes one round tells enough.
@@ -87,7 +104,7 @@ fn cut_power(ctx: &Ctx, disk: &'static str, flushes: bool) -> Result<BTreeSet<u6
 }
 
 impl Bench {
-    fn new(ctx: &Ctx, place: &Path, disk: &'static str, flushes: bool) -> Result<Self> {
+    fn new(ctx: &Ctx, place: &Path, target: Target, flushes: bool) -> Result<Self> {
         let tree = place.join("tree");
         fs::create_dir(&tree)?;
         fs::write(tree.join("image"), vec![0; BLOCKS as usize * 4096])?;
@@ -102,8 +119,7 @@ impl Bench {
         let args = ["-drive", &drive, "-device", "virtio-blk-pci,drive=disk", "-pidfile"];
         lab.emulator_args = args.map(str::to_owned).to_vec();
         lab.emulator_args.push(pid.display().to_string());
-        let image = if disk.contains("overlay") { "/disk/overlay" } else { "/disk/image" };
-        Ok(Self { lab, pid, image, disk, flushes })
+        Ok(Self { lab, pid, target, flushes })
     }
 
     /// What is on the disk, one line for each write. The lab's kernel writes nothing to its disk that it is not told to,
@@ -112,7 +128,7 @@ impl Bench {
         let line = format!(
             "echo 0 > /proc/sys/vm/dirty_writeback_centisecs; mkdir -p /disk && mount -t ext4 -o commit=3600 /dev/vda /disk && touch {0} && tr -d '\\0' < {0} | grep -a '^write [0-9]* ends$'; \
              echo found",
-            self.image
+            self.target.image
         );
         lab::step("look", ["/bin/sh", "-c", &line])
     }
@@ -120,14 +136,16 @@ impl Bench {
     /// A guest that writes, and says so when each write is flushed.
     fn write(&self, first: u64) -> Step {
         let line = format!(
-            "i={first}; while [ $i -lt {BLOCKS} ]; do printf '\\nwrite %s ends\\n' $i | \
-             dd of=/dev/vda bs=4096 seek=$i conv=notrunc,sync,fsync 2>/dev/null && echo flushed $i; i=$((i+1)); done"
+            "until [ -b {device} ]; do sleep 0.1; done; i={first}; while [ $i -lt {BLOCKS} ]; do printf '\\nwrite %s ends\\n' $i | \
+             dd of={device} bs=4096 seek=$i conv=notrunc,sync,fsync 2>/dev/null && echo flushed $i; i=$((i+1)); done",
+            device = self.target.device
         );
         let before = if self.flushes { vec![] } else { vec!["{no-flush}".to_owned()] };
         let cmdline =
             format!("console=ttyS0 quiet panic=-1 reboot=k cryptomgr.notests -- /bin/sh -c \"{line}\"");
-        let words = ["{jiffy}", "run", "--kernel", "{kernel}", "--initrd", "{initrd}", "--disk", self.disk];
-        let words = words.map(str::to_owned).into_iter().chain(["--cmdline".to_owned(), cmdline]);
+        let words = ["{jiffy}", "run", "--kernel", "{kernel}", "--initrd", "{initrd}"];
+        let words =
+            words.into_iter().chain(self.target.flag).chain(["--cmdline", &cmdline]).map(str::to_owned);
         lab::step("write", before.into_iter().chain(words))
     }
 

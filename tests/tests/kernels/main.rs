@@ -1,9 +1,10 @@
-//! Jiffy's own guest kernels, each if it has been built: no CPU goes without what it needs against leaks, and modules are
-//! loaded.
+//! Jiffy's own guest kernels, each if it has been built: no CPU goes without what it needs against leaks, modules are loaded,
+//! and `cargo xtask run` gives them devices.
 
 mod mitigations;
 mod modules;
 mod qmp;
+mod run;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -38,6 +39,9 @@ fn built() -> Result<Vec<Tuned>> {
 fn trials(ctx: &Ctx, place: &Path, built: &[Tuned]) -> Result<Vec<Trial>> {
     let mut trials = Vec::new();
     for tuned in built {
+        if tuned.variant == Variant::Fast {
+            trials.extend(run::trials(place));
+        }
         trials.extend(mitigations::trials(ctx, tuned, place)?);
         if let Some(modules) = tuned.modules() {
             trials.extend(modules::trials(ctx, tuned, &modules, place)?);

@@ -97,6 +97,11 @@ const STOP: &str = "{wire} call unix:{out}/v:6000 round 1 0 >&2;";
 const TAKEN: &str = "for taken in '--net tap=tap0' '--vsock cid=4,path={out}/v'; do \
     {jiffy} run --kernel {wire} $taken >&2; echo lab: $? for $taken >&2; done; ";
 
+/// In the lab: whether the frames to the guest (tx) and those of the guest (rx) were longer than its MTU, which streams are
+/// where segmentation is left to who is behind the tap. The others are short.
+const LONG: &str = "for way in tx rx; do set -- $(cd /sys/class/net/tap0/statistics; cat ${way}_bytes ${way}_packets); \
+    [ $(($1 / $2)) -gt 1400 ] && echo lab: long $way >&2; done; ";
+
 /// Streams, datagrams and half-closed connections through a tap, both ways at the same time.
 fn tap(set: &str, transport: &str, boot: [&str; 2]) -> Guest {
     let guest = |name: &str, calls: &str| {
@@ -106,7 +111,7 @@ fn tap(set: &str, transport: &str, boot: [&str; 2]) -> Guest {
         "tap",
         &format!(
             "for what in 'give 3000000' 'take 2000000' 'round 64 100' 'many 8' half; do \
-                     {{wire}} call tcp:10.0.0.2:5000 $what | sed 's/wire/lab/' >&2; done; {TAKEN} {STOP}"
+                     {{wire}} call tcp:10.0.0.2:5000 $what | sed 's/wire/lab/' >&2; done; {TAKEN} {LONG} {STOP}"
         ),
     )
     .shell(&format!(
@@ -122,6 +127,8 @@ fn tap(set: &str, transport: &str, boot: [&str; 2]) -> Guest {
     .says("wire: half ok")
     .says("wire: round 64 100 ok")
     .says("wire: round 64 30 ok")
+    .complains("lab: long tx")
+    .complains("lab: long rx")
     .complains("--net tap0: ")
     .complains("lab: 125 for --net tap=tap0")
     .complains("is in use")

@@ -105,7 +105,8 @@ impl Address {
         }
     }
 
-    fn try_connect(&self) -> Result<Box<dyn Duplex>> {
+    /// Connects, if somebody listens.
+    pub fn try_connect(&self) -> Result<Box<dyn Duplex>> {
         Ok(match self {
             Self::Tcp(at) => {
                 let stream = TcpStream::connect(at)?;

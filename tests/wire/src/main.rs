@@ -4,6 +4,7 @@
 //! ```text
 //! wire serve ADDRESS…                   answers whoever connects
 //! wire wait ADDRESS                     until somebody connects
+//! wire knock ADDRESS                    whether somebody listens
 //! wire call ADDRESS round SIZE COUNT    so many messages there and back
 //! wire call ADDRESS give BYTES          a stream there
 //! wire call ADDRESS take BYTES          a stream back
@@ -11,6 +12,7 @@
 //! wire call ADDRESS half                ends its half first, and hears the answer
 //! wire call ADDRESS hold BYTES          a stream there that is read only once it waits while others go on
 //! wire measure ADDRESS CASE…            what it takes: round:SIZE:COUNT, give:KIB or take:KIB, these unchecked
+//! wire join TAP TAP                     brings what comes out of one tap into the other
 //! wire tap NAME QUEUES COMMAND…         executes COMMAND, in which fd:* stands for so many descriptors of a tap
 //! ```
 //!
@@ -18,6 +20,7 @@
 
 mod address;
 mod hold;
+mod join;
 mod measure;
 mod pattern;
 mod tap;
@@ -58,6 +61,7 @@ fn run(words: &[&str]) -> Result<()> {
     match words {
         ["serve", addresses @ ..] => serve(addresses),
         ["wait", address] => address.parse::<Address>()?.listen()?().map(drop),
+        ["knock", address] => address.parse::<Address>()?.try_connect().map(drop),
         ["call", address, rest @ ..] => {
             let address: Address = address.parse()?;
             match rest {
@@ -78,9 +82,11 @@ fn run(words: &[&str]) -> Result<()> {
                 measure::run(&address, case).with_context(|| format!("{case} cannot be measured"))
             })
         }
+        ["join", one, other] => join::join([one, other]),
         ["tap", name, queues, words @ ..] => tap::hand_over(name, queues.parse()?, words),
         _ => bail!(
-            "serve ADDRESS…, wait ADDRESS, measure ADDRESS CASE…, tap NAME QUEUES COMMAND…, \
+            "serve ADDRESS…, wait ADDRESS, knock ADDRESS, measure ADDRESS CASE…, join TAP TAP, \
+             tap NAME QUEUES COMMAND…, \
              or call ADDRESS round|give|take|many|half|hold …"
         ),
     }

@@ -23,8 +23,19 @@ pub fn hand_over(name: &str, queues: usize, words: &[&str]) -> Result<()> {
     Err(Command::new(program).args(rest).exec()).with_context(|| format!("cannot execute {program}"))
 }
 
+/// Takes frames that are not segmented yet, and have no checksum.
+pub fn take_segments(tap: &File) -> Result<()> {
+    let offloads = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+    // SAFETY: this request takes an integer.
+    let set = unsafe {
+        libc::ioctl(tap.as_raw_fd(), libc::TUNSETOFFLOAD as libc::c_ulong, libc::c_ulong::from(offloads))
+    };
+    ensure!(set == 0, "TUNSETOFFLOAD: {}", io::Error::last_os_error());
+    Ok(())
+}
+
 /// One queue of a tap, open in whatever is executed.
-fn open(name: &str, several: bool) -> Result<File> {
+pub fn open(name: &str, several: bool) -> Result<File> {
     let name = CString::new(name)?;
     ensure!(name.as_bytes().len() < libc::IFNAMSIZ, "the name is too long");
     // SAFETY: all fields are integers and pointers, for which zero is a value.

@@ -1,5 +1,6 @@
 //! The guest's code and its rings. Its driver is the test itself, which sets the rings up before it runs.
 
+use std::collections::HashSet;
 use std::thread;
 
 use abi::layout;
@@ -24,11 +25,15 @@ const AVAIL: u32 = 0x1000;
 const USED: u32 = 0x2000;
 const BUFFERS: u32 = 0x3000;
 /// Descriptors in each queue.
-const SIZE: u16 = 4;
+const SIZE: u16 = 16;
+/// Requests that are made at once, when all were answered that were made before.
+const DEPTH: u16 = 4;
+/// The most parts that a request has: so many descriptors are for each.
+const PARTS: u16 = 2;
 /// How the guest begins.
 pub const CPU: BootCpu = BootCpu::Protected { eip: CODE, ebx: 0 };
 
-/// A queue that the guest uses, and its one request.
+/// A queue that the guest uses, and its requests, which are all alike.
 #[derive(Debug)]
 pub struct Queue {
     kind: DeviceKind,
@@ -121,29 +126,51 @@ impl Queue {
         self.kind == DeviceKind::Console
     }
 
-    /// Puts the request into memory: its chain begins at descriptor 0, which every slot of the available ring names.
+    /// Puts the requests into memory: a chain for each of [`DEPTH`], which the slots of the available ring name in turn.
     fn write(&self, memory: &Memory, parts: &[Part]) {
         let mut addr = self.at + BUFFERS;
-        for (part, index) in parts.iter().zip(0_u16..) {
-            let next = u16::from(usize::from(index) + 1 < parts.len());
-            let (len, flags) = match part {
-                Part::Out(bytes) => {
-                    memory.write(addr.into(), bytes).unwrap();
-                    (bytes.len() as u32, next)
-                }
-                Part::In(len) => (*len, next | 2),
-            };
-            let mut descriptor = u64::from(addr).to_le_bytes().to_vec();
-            descriptor.extend(len.to_le_bytes());
-            descriptor.extend([flags, index + 1].into_iter().flat_map(u16::to_le_bytes));
-            memory.write(u64::from(self.at) + 16 * u64::from(index), &descriptor).unwrap();
-            addr += len;
+        for head in (0..DEPTH).map(|request| request * PARTS) {
+            for (part, index) in parts.iter().zip(head..) {
+                let next = u16::from(usize::from(index - head) + 1 < parts.len());
+                let (len, flags) = match part {
+                    Part::Out(bytes) => {
+                        memory.write(addr.into(), bytes).unwrap();
+                        (bytes.len() as u32, next)
+                    }
+                    Part::In(len) => (*len, next | 2),
+                };
+                let mut descriptor = u64::from(addr).to_le_bytes().to_vec();
+                descriptor.extend(len.to_le_bytes());
+                descriptor.extend([flags, index + 1].into_iter().flat_map(u16::to_le_bytes));
+                memory.write(u64::from(self.at) + 16 * u64::from(index), &descriptor).unwrap();
+                addr += len;
+            }
         }
         // No interrupts are wanted.
-        memory.write((self.at + AVAIL).into(), &[1, 0]).unwrap();
+        let mut ring = vec![1, 0, 0, 0];
+        ring.extend((0..SIZE).flat_map(|slot| (slot % DEPTH * PARTS).to_le_bytes()));
+        let index = self.asked(memory).to_le_bytes();
+        ring[2..4].copy_from_slice(&index);
+        memory.write((self.at + AVAIL).into(), &ring).unwrap();
     }
 
-    /// Makes the request available, and rings.
+    /// How many of the requests that were last made have no answer. Those that have one are different ones.
+    pub fn open(&self, memory: &Memory) -> u16 {
+        let (asked, answered) = (self.asked(memory), self.answered(memory));
+        let open = asked.wrapping_sub(answered);
+        assert!(open <= DEPTH, "{self:?}: {open} requests without an answer");
+        let slots = (open..DEPTH).map(|back| answered.wrapping_sub(back - open + 1) % SIZE);
+        let heads: HashSet<u16> =
+            slots.map(|slot| word(memory, self.at + USED + 4 + 8 * u32::from(slot))).collect();
+        let made = |head: &u16| head.is_multiple_of(PARTS) && head / PARTS < DEPTH;
+        assert!(
+            heads.len() == usize::from(DEPTH - open) && heads.iter().all(made),
+            "{self:?}: {heads:?} were answered"
+        );
+        open
+    }
+
+    /// Makes one request available, and rings.
     fn ask(&self, buses: &Buses, memory: &Memory) {
         let next = self.asked(memory).wrapping_add(1);
         memory.write((self.at + AVAIL + 2).into(), &next.to_le_bytes()).unwrap();
@@ -170,7 +197,7 @@ pub fn load(memory: &Memory) {
     memory.write(CODE.into(), &[0x80, 0x3d, a, b, c, d, 0, 0x74, 0xf7]).unwrap();
 }
 
-/// The loop: for each queue `mov ax, [used + 2]; cmp ax, [avail + 2]; jne 1f; inc word [avail + 2];
+/// The loop: for each queue `mov ax, [used + 2]; cmp ax, [avail + 2]; jne 1f; add word [avail + 2], DEPTH;
 /// mov dword [notify], number; 1:`, and again.
 fn code(queues: &[Queue]) -> Vec<u8> {
     let mut code = Vec::new();
@@ -181,8 +208,9 @@ fn code(queues: &[Queue]) -> Vec<u8> {
     for queue in queues {
         emit(&[0x66, 0xa1], &[queue.at + USED + 2]);
         emit(&[0x66, 0x3b, 0x05], &[queue.at + AVAIL + 2]);
-        emit(&[0x75, 0x11], &[]);
-        emit(&[0x66, 0xff, 0x05], &[queue.at + AVAIL + 2]);
+        emit(&[0x75, 0x12], &[]);
+        emit(&[0x66, 0x83, 0x05], &[queue.at + AVAIL + 2]);
+        emit(&[DEPTH as u8], &[]);
         emit(&[0xc7, 0x05], &[queue.notify, queue.number.into()]);
     }
     let back = -(code.len() as i32 + 5);

@@ -1,4 +1,4 @@
-//! A guest that keeps devices busy: in each queue, once its request was answered, it makes the same one again.
+//! A guest that keeps devices busy: in each queue, once its requests were answered, it makes the same ones again.
 
 mod guest;
 mod peers;
@@ -142,11 +142,10 @@ impl Vm {
         prepare(memory, start, place, transport, Peers::None, true).run()
     }
 
-    /// All rings and buffers. In each ring there is one request at most without an answer, and none was answered twice.
+    /// All rings and buffers. In none was a request answered twice.
     pub fn rings(&self) -> Vec<Vec<u8>> {
         let rings = |queue: &Queue| {
-            let open = queue.asked(&self.memory).wrapping_sub(queue.answered(&self.memory));
-            assert!(open <= 1, "{queue:?}: {open} requests without an answer");
+            queue.open(&self.memory);
             let mut bytes = vec![0; RING_BYTES as usize];
             self.memory.read(queue.rings(), &mut bytes).unwrap();
             bytes
@@ -160,8 +159,8 @@ impl Vm {
         self.wait(|| self.answered() != before);
     }
 
-    /// Waits for so many more answers in each queue. The guest waits for each answer before it asks again, so one that
-    /// was lost would be the last of its queue.
+    /// Waits for so many more answers in each queue. The guest waits for all answers before it asks again, so after one that
+    /// was lost there would be no more in its queue.
     pub fn wait_for(&self, answers: u16) {
         let before = self.answered();
         self.wait(|| {

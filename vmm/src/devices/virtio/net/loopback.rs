@@ -26,6 +26,8 @@ pub struct Cable {
     pub out: bool,
     /// Whether it takes no more for now.
     pub full: bool,
+    /// The features and the pairs of queues that it was last told of.
+    pub configured: (u64, u16),
 }
 
 /// A cable with every offload and two pairs of queues. Clones share it.
@@ -58,7 +60,8 @@ impl Backend for Loopback {
         PAIRS as u16
     }
 
-    fn configure(&mut self, _features: u64, _pairs: u16) -> io::Result<()> {
+    fn configure(&mut self, features: u64, pairs: u16) -> io::Result<()> {
+        self.cable().configured = (features, pairs);
         Ok(())
     }
 

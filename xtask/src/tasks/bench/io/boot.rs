@@ -76,7 +76,8 @@ fn step((system, (name, flags)): (System, Device), pad: &str) -> Step {
     let transport = system.to_string();
     let words = ["/bin/sh", "-c", BEFORE, pad].into_iter().chain(line.split_whitespace());
     let words = words.chain([transport.as_str()]).chain(flags.iter().copied());
-    lab::step(&format!("{name} by {system}"), words.map(str::to_owned).collect::<Vec<_>>())
+    let step = lab::step(&format!("{name} by {system}"), words.map(str::to_owned));
+    Step { deadline_ms: super::DEADLINE_MS, ..step }
 }
 
 fn lab(ctx: &Ctx, seed: u64, place: &Path) -> Result<Lab> {

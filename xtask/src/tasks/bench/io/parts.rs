@@ -22,6 +22,8 @@ pub(super) struct Part {
     pub before: &'static str,
     /// The load in the lab, without a VM.
     pub limit: &'static str,
+    /// The load without a VM and without a device, where that is something else.
+    pub loopback: Option<&'static str>,
     /// The load in the guest.
     pub guest: &'static str,
     /// The device for jiffy.
@@ -41,6 +43,13 @@ pub(super) const BOOT: &str = "boot";
 /// And wall times of a small guest.
 pub(super) const NATIVE: &str = "native";
 
+/// Between the lab and a network namespace, each behind a tap: `wire` brings frames from one tap to the other, as a VMM does
+/// between a tap and its guest.
+const TAPS: &str = "{wire} join tap0 tap1 & cable=$!; unshare -n sleep 1000 & far=$!; \
+     until ip link set tap1 netns $far 2>/dev/null; do :; done; \
+     there() { nsenter -t $far -n \"$@\"; }; there ip address add 10.0.0.2/24 dev tap1; there ip link set tap1 up; \
+     there {wire} measure tcp:10.0.0.1:5000 CASE; kill $cable $far";
+
 /// All of them.
 pub(super) const PARTS: [Part; 3] = [
     Part {
@@ -55,6 +64,7 @@ pub(super) const PARTS: [Part; 3] = [
         ],
         before: "test -f /tmp/disk || dd if=/dev/zero of=/tmp/disk bs=1048576 count=64 2>/dev/null",
         limit: "{io-load} /tmp/disk CASE",
+        loopback: None,
         guest: "io-load /dev/vda CASE",
         jiffy: ["--disk", "path=/tmp/disk"],
         qemu: &[
@@ -73,7 +83,8 @@ pub(super) const PARTS: [Part; 3] = [
         ],
         before: "tunctl -t tap0 >/dev/null 2>&1; ip address add 10.0.0.1/24 dev tap0 2>/dev/null; ip link set tap0 up; \
                  ip link set lo up; {wire} serve tcp:0.0.0.0:5000 >/dev/null &",
-        limit: "{wire} measure tcp:127.0.0.1:5000 CASE",
+        limit: TAPS,
+        loopback: Some("{wire} measure tcp:127.0.0.1:5000 CASE"),
         guest: "ifconfig eth0 10.0.0.2 netmask 255.255.255.0 up; wire measure tcp:10.0.0.1:5000 CASE",
         jiffy: ["--net", "tap=tap0,mac=02:00:00:00:00:02"],
         qemu: &[
@@ -92,6 +103,7 @@ pub(super) const PARTS: [Part; 3] = [
         ],
         before: "rm -f /tmp/v*; {wire} serve unix:/tmp/v_5000 vsock:4294967295:5000 >/dev/null &",
         limit: "{wire} measure unix:/tmp/v_5000 CASE",
+        loopback: None,
         guest: "wire measure vsock:2:5000 CASE",
         jiffy: ["--vsock", "cid=3,path=/tmp/v"],
         qemu: &["-device", "vhost-vsock-BUS,guest-cid=3"],

@@ -23,7 +23,7 @@ pub(super) fn print(part: &Part, systems: &[System], figures: &Figures) {
         let shares: Vec<String> = [System::Mmio, System::Pci]
             .into_iter()
             .filter_map(share)
-            .map(|share| format!("{share:.2}"))
+            .map(|share| if share > 0.0 { format!("{share:.2}") } else { "none".to_owned() })
             .collect();
         let target = case.target.map_or_else(String::new, |(mmio, pci)| format!("{mmio:.0} / {pci:.0}"));
         println!("{:<26}{cells}{:>18}{target:>14}", case.label, shares.join(" / "));

@@ -8,6 +8,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 
 use proptest::prelude::*;
 
+use virtio_bindings::virtio_net::{VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO4};
+
 use super::backend::LONGEST;
 use super::*;
 use crate::config::{RateLimit, TokenBucket};
@@ -250,6 +252,26 @@ fn commands() {
     let fresh = Net::new(Box::new(Stream::adopt(far.into()).unwrap()), options()).unwrap();
     let driver = driver.restored(Box::new(fresh));
     assert_eq!(driver.config(0, 6), [2, 0, 0, 0, 0, 9], "saved");
+}
+
+#[test]
+fn the_backend_is_told_again_what_was_chosen_by_command() {
+    let plugged = || {
+        let cable = Loopback::new().unwrap();
+        let net = Net::new(Box::new(cable.clone()), options()).unwrap();
+        (Box::new(net), cable)
+    };
+    let (net, cable) = plugged();
+    let mut driver = FakeDriver::new(net);
+    assert_ne!(cable.cable().configured.0 & 1 << VIRTIO_NET_F_GUEST_TSO4, 0, "all that the driver takes");
+    let chosen = 1_u8 << VIRTIO_NET_F_GUEST_CSUM;
+    let mut command = |bytes: &[u8]| driver.request(4, &[bytes], &[1]).data[0];
+    assert_eq!(command(&[4, 0, 2, 0]), 0, "two pairs of queues");
+    assert_eq!(command(&[5, 0, chosen, 0, 0, 0, 0, 0, 0, 0]), 0, "checksums only");
+    assert_eq!(cable.cable().configured, (chosen.into(), 2));
+    let (fresh, cable) = plugged();
+    let _driver = driver.restored(fresh);
+    assert_eq!(cable.cable().configured, (chosen.into(), 2), "restored");
 }
 
 #[test]
