@@ -16,8 +16,6 @@ use crate::config::{BlockSize, DiskConfig, DiskFormat, FileRef, IoEngine, Overla
 
 /// The most backing files under one image.
 pub const MAX_CHAIN: usize = 64;
-/// What qcow2 images begin with.
-const QCOW2_MAGIC: [u8; 4] = *b"QFI\xfb";
 
 /// Opens the disk that `spec` describes, and adds all that it stands on to `chain`.
 pub fn open(spec: &DiskConfig, chain: &mut Chain) -> Result<Box<dyn Backend>, Error> {
@@ -166,7 +164,7 @@ impl Opened {
     }
 
     fn starts_as_qcow2(&self) -> bool {
-        self.head().starts_with(&QCOW2_MAGIC)
+        self.head().starts_with(&qcow2::MAGIC)
     }
 
     /// Its first bytes, up to 4096 of them; none if they cannot be read.

@@ -39,9 +39,9 @@ impl Disk {
         let size = base.size();
         let is_new = overlay.size()? == 0;
         let fail = |e: io::Error| broken(&name, &e);
+        let counted = is_new || counts_header(&overlay).unwrap_or(false);
         if !is_new {
             refuse_encrypted(&overlay)?;
-            refuse_uncounted(&overlay)?;
         }
         let storage = storage(overlay)?;
         let mut image = if is_new {
@@ -55,6 +55,7 @@ impl Disk {
             Image::open_image(storage, true).map_err(fail)?
         };
         refuse_unknown(&name, &image)?;
+        refuse_uncounted(&name, counted)?;
         image.set_data_file(None);
         image.set_backing(Some(base));
         let image = Access::new(image);
@@ -124,11 +125,10 @@ fn qcow2(opened: Opened, chain: &mut Chain) -> Result<Access, Error> {
     let (name, writes, direct) = (opened.name.clone(), opened.writes, opened.direct);
     let folder = opened.folder().map(ToOwned::to_owned);
     refuse_encrypted(&opened)?;
-    if writes {
-        refuse_uncounted(&opened)?;
-    }
+    let counted = !writes || counts_header(&opened).unwrap_or(false);
     let mut image = Image::open_image(storage(opened)?, writes).map_err(|e| broken(&name, &e))?;
     refuse_unknown(&name, &image)?;
+    refuse_uncounted(&name, counted)?;
     image.set_data_file(None);
     let backing = match image.implicit_backing_file() {
         None => None,
@@ -177,11 +177,17 @@ fn storage(opened: Opened) -> Result<Storage, Error> {
     Storage::from_open_file(file, options).map_err(|e| broken(&name, &e))
 }
 
+/// What qcow2 images begin with.
+pub const MAGIC: [u8; 4] = *b"QFI\xfb";
+
 /// The library reads encrypted clusters as if they were not.
 fn refuse_encrypted(opened: &Opened) -> Result<(), Error> {
     /// Offset of `crypt_method` in the header, which is 0 without encryption.
     const CRYPT_METHOD: usize = 32;
     let head = opened.head();
+    if !head.starts_with(&MAGIC) {
+        return Err(Error::Qcow2 { name: opened.name.clone(), reason: "is not a qcow2 image".to_owned() });
+    }
     match head.get(CRYPT_METHOD..CRYPT_METHOD + 4) {
         Some([0, 0, 0, 0]) => Ok(()),
         Some(_) => Err(Error::Qcow2 { name: opened.name.clone(), reason: "is encrypted".to_owned() }),
@@ -191,16 +197,38 @@ fn refuse_encrypted(opened: &Opened) -> Result<(), Error> {
 
 /// An image counts who refers to each of its clusters, its header's first. The library would look for ever for room for the
 /// counts of one that does not.
-fn refuse_uncounted(opened: &Opened) -> Result<(), Error> {
-    const REFCOUNT_TABLE_OFFSET: usize = 48;
-    let word = |page: &[u8], at: usize| page.get(at..)?.first_chunk().map(|word| u64::from_be_bytes(*word));
-    let table = word(&opened.head(), REFCOUNT_TABLE_OFFSET).unwrap_or(0);
-    let first = word(&opened.page(table & !4095), (table & 4095) as usize);
-    if first.unwrap_or(0) == 0 {
-        let reason = "has no reference counts: repair it (`qemu-img check -r all`)".to_owned();
-        return Err(Error::Qcow2 { name: opened.name.clone(), reason });
+fn refuse_uncounted(name: &str, counted: bool) -> Result<(), Error> {
+    if counted {
+        return Ok(());
     }
-    Ok(())
+    let reason = "has no reference counts: repair it (`qemu-img check -r all`)".to_owned();
+    Err(Error::Qcow2 { name: name.to_owned(), reason })
+}
+
+/// Whether the image's first cluster is in use by what the first refcount block says; nothing if that is not to be found.
+fn counts_header(opened: &Opened) -> Option<bool> {
+    const VERSION: u64 = 4;
+    const CLUSTER_BITS: u64 = 20;
+    const REFCOUNT_TABLE_OFFSET: u64 = 48;
+    const REFCOUNT_TABLE_CLUSTERS: u64 = 56;
+    /// From version 3 on.
+    const REFCOUNT_ORDER: u64 = 96;
+    let bytes = |at: u64| opened.page(at & !4095).get((at & 4095) as usize..)?.first_chunk().copied();
+    let word = |at| bytes(at).map(u64::from_be_bytes);
+    let dword = |at| word(at).map(|word| (word >> 32) as u32);
+    let cluster = 1_u64.checked_shl(dword(CLUSTER_BITS)?)?;
+    let place = |offset: u64| (offset != 0 && offset.is_multiple_of(cluster)).then_some(offset);
+    let table = place(word(REFCOUNT_TABLE_OFFSET)?)?;
+    let block = place(word(table)? & !511)?;
+    let bits = 1_u32.checked_shl(if dword(VERSION)? < 3 { 4 } else { dword(REFCOUNT_ORDER)? })?;
+    let counts = bytes(block)?;
+    // Counts of less than a byte begin at its low bits.
+    let first = match bits {
+        ..8 => u64::from(counts[0]) & ((1 << bits) - 1),
+        8..=64 => u64::from_be_bytes(counts) >> (64 - bits),
+        _ => return None,
+    };
+    Some(dword(REFCOUNT_TABLE_CLUSTERS)? != 0 && first != 0)
 }
 
 fn refuse_unknown(name: &str, image: &Image) -> Result<(), Error> {

@@ -251,8 +251,11 @@ fn broken_qcow2_images_are_refused() {
         refusal(&spec(&image(dir, name, &bytes)))
     };
     let path = |name: &str| dir.join(name).display().to_string();
+    let word = |at: usize| u64::from_be_bytes(good[at..at + 8].try_into().unwrap()) as usize;
+    let table = word(48);
+    let block = word(table);
     for (name, changes, expected) in [
-        ("magic.qcow2", &[(0, b"QFI\xfa".as_slice())][..], "Not a qcow2 file"),
+        ("magic.qcow2", &[(0, b"QFI\xfa".as_slice())][..], "is not a qcow2 image"),
         ("version.qcow2", &[(7, &[9])], "qcow2 v9 is not supported"),
         ("cluster.qcow2", &[(20, &[0, 0, 0, 63])], "luster size"),
         ("l1.qcow2", &[(36, &[0xff; 4])], "L1 table"),
@@ -261,6 +264,10 @@ fn broken_qcow2_images_are_refused() {
         ("data.qcow2", &[(79, &[4])], "keeps its data in another file"),
         ("size.qcow2", &[(24, &[0; 8])], "0 bytes are no whole number"),
         ("counts.qcow2", &[(48, &[0, 0, 0, 0x71])], "has no reference counts"),
+        ("table.qcow2", &[(48, &[0; 8])], "reserved bits"),
+        ("clusters.qcow2", &[(56, &[0; 4])], "has no reference counts"),
+        ("block.qcow2", &[(table, &[0; 8])], "has no reference counts"),
+        ("header.qcow2", &[(block, &[0, 0])], "has no reference counts"),
     ] {
         let text = with(name, changes);
         assert!(text.starts_with(&path(name)) && text.contains(expected), "{text}");

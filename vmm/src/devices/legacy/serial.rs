@@ -18,6 +18,7 @@ const LEN: u64 = 8;
 /// Registers, and bits in them, that tell whether the guest listens.
 const IER: u64 = 1;
 const IER_RDA: u8 = 1 << 0;
+const IER_ALL: u8 = 0xf;
 const IIR: u64 = 2;
 const IIR_NONE: u8 = 1 << 0;
 const IIR_RDA: u8 = 1 << 2;
@@ -57,10 +58,13 @@ impl SerialEvents for InputRoom {
 type Model = Serial<Line, InputRoom, ConsoleOutput>;
 
 /// Whether the guest listens. A driver that starts empties the receiver: what came before that would be lost. So
-/// would be what comes in loopback mode, which drivers use for tests.
+/// would be what comes in loopback mode, which drivers use for tests. Linux also tries which interrupts can be enabled
+/// (`autoconfig()` in `8250_port.c`): all four, and none again with no access to another register in between.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Listening {
     now: bool,
+    /// All interrupts are enabled, and no other register was accessed since.
+    tries: bool,
     status_reads: u8,
     divisor_latch: bool,
     loopback: bool,
@@ -73,15 +77,19 @@ impl Listening {
 
     fn read(&mut self, port: u64) {
         self.status_reads = if port == LSR { self.status_reads.saturating_add(1) } else { 0 };
-        self.now |= self.status_reads >= POLLING;
+        self.now |= self.status_reads >= POLLING || (self.tries && port != IER);
     }
 
     fn write(&mut self, port: u64, value: u8) {
         self.status_reads = 0;
+        self.now |= self.tries && port != IER;
         match port {
             LCR => self.divisor_latch = value & LCR_DLAB != 0,
             MCR => self.loopback = value & MCR_LOOP != 0,
-            IER if !self.divisor_latch => self.now |= value & IER_RDA != 0,
+            IER if !self.divisor_latch => {
+                self.tries = value & IER_ALL == IER_ALL;
+                self.now |= value & IER_RDA != 0 && !self.tries;
+            }
             _ => {}
         }
     }
@@ -121,7 +129,7 @@ struct SerialPortState {
 
 impl Saved for SerialPortState {
     const NAME: &'static str = "serial port";
-    const VERSION: u16 = 1;
+    const VERSION: u16 = 2;
 }
 
 impl SerialPort {
@@ -251,6 +259,21 @@ mod tests {
         assert_eq!(port.input_room(), 0, "it only sends");
         port.write(1, &[0x05]);
         assert!(port.input_room() > 0);
+    }
+
+    #[test]
+    fn what_linux_tries_is_not_listening() {
+        let (port, ..) = port();
+        for value in [0, 0xf, 0] {
+            port.write(1, &[value]);
+            port.read(1, &mut [0]);
+            assert_eq!(port.input_room(), 0, "{value:#x}");
+        }
+        port.read(0, &mut [0]);
+        assert_eq!(port.input_room(), 0, "it empties the receiver");
+        port.write(1, &[0xf]);
+        port.write(4, &[0xb]);
+        assert!(port.input_room() > 0, "a driver that wants them all");
     }
 
     #[test]
