@@ -78,12 +78,17 @@ impl Resources {
 
     /// A GSI of the IOAPIC.
     pub fn line(&mut self) -> Result<u32, Exhausted> {
-        self.lines.allocate_id().map_err(|source| Exhausted { what: "interrupt line", source })
+        self.lines.allocate_id().map_err(|source| Exhausted {
+            what: "interrupt line (8 devices by mmio are the most: use --transport pci)",
+            source,
+        })
     }
 
     /// An ISA line: a GSI that a guest with legacy interrupts knows by this number without being told.
     pub fn isa_line(&mut self) -> Result<u32, Exhausted> {
-        self.isa_lines.allocate_id().map_err(|source| Exhausted { what: "ISA line", source })
+        self.isa_lines
+            .allocate_id()
+            .map_err(|source| Exhausted { what: "ISA line (6 devices by mmio-cmdline are the most)", source })
     }
 
     /// The first of `count` GSIs in a row that are no pins, for messages.

@@ -56,7 +56,11 @@ const CASES: &[Case] = &[
     ("unknown_word", &["--kernel", "{mark}", "boot"], &["boot"]),
     ("unknown_protocol", &["--kernel", "{mark}", "--protocol", "multiboot"], &["multiboot", "pvh"]),
     ("kernel_lacks_the_protocol", &["--kernel", "{no_note}", "--protocol", "pvh"], &["{no_note}", "PVH"]),
-    ("vsock_path_in_use", &["--kernel", "{mark}", "--vsock", "cid=3,path={text}"], &["{text}", "in use"]),
+    (
+        "vsock_path_no_socket",
+        &["--kernel", "{mark}", "--vsock", "cid=3,path={text}"],
+        &["{text}", "no socket"],
+    ),
     ("vsock_folder_absent", &["--kernel", "{mark}", "--vsock", "cid=3,path=/no/such/s"], &["/no/such/s"]),
     ("vsock_path_too_long", &["--kernel", "{mark}", "--vsock", VERY_LONG], &["--vsock", "shorten it to 97"]),
     (

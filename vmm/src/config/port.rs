@@ -5,7 +5,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{FileRef, ValueError};
 
-/// A port of the virtio console: what the guest writes to `/dev/virtio-ports/NAME` goes to a file.
+/// A port of the virtio console: what the guest writes to the one of this name goes to a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct PortConfig {

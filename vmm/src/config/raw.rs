@@ -193,7 +193,7 @@ pub struct RawConfig {
 
     /// Add a port to the virtio console, whose output goes to a file
     ///
-    /// Options: name=NAME, by which the guest finds it in /dev/virtio-ports; file=FILE
+    /// Options: name=NAME, by which the guest finds it (/sys/class/virtio-ports/*/name); file=FILE
     #[arg(long, value_name = "name=NAME,file=FILE", help_heading = "Devices", verbatim_doc_comment,
           value_parser = pairs::parse::<PortConfig>)]
     #[serde(default, deserialize_with = "pairs::many", skip_serializing_if = "Vec::is_empty")]

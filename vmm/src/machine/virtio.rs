@@ -287,6 +287,6 @@ mod tests {
         let mixed = [MmioCmdline, Pci, Mmio, MmioCmdline].into_iter();
         assert_eq!(words(mixed).unwrap(), [at(0, 10), at(2, 11)].concat());
         let error = words([MmioCmdline; 7].into_iter()).unwrap_err().to_string();
-        assert!(error.starts_with("no ISA line left"), "{error}");
+        assert!(error.starts_with("no ISA line (6 devices"), "{error}");
     }
 }

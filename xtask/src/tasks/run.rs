@@ -118,11 +118,21 @@ fn choose(ctx: &Ctx) -> Result<Place> {
     Ok(Place::Nested)
 }
 
-/// The kernel's file, the archive of its modules, if there is one, and a line that says which it is.
-fn kernel(ctx: &Ctx, wanted: Option<&Path>) -> Result<(PathBuf, Option<PathBuf>)> {
+/// Where a kernel's modules are.
+enum Modules {
+    /// It has none, or nobody knows of them.
+    None,
+    /// In an archive with all of them, from which the guest loads those that it needs.
+    Archive(PathBuf),
+    /// In Debian's package. Init loads those that are named.
+    Package(Kernel),
+}
+
+/// The kernel's file and its modules. Standard error is told which it is.
+fn kernel(ctx: &Ctx, wanted: Option<&Path>) -> Result<(PathBuf, Modules)> {
     let own = |tuned: &Tuned, recipe: &Recipe| {
         eprintln!("guest kernel: {} ({})", tuned.variant, recipe.origin());
-        (tuned.image(), tuned.modules())
+        (tuned.image(), tuned.modules().map_or(Modules::None, Modules::Archive))
     };
     match (wanted, wanted.and_then(Path::to_str).and_then(Variant::named)) {
         (_, Some(variant)) => {
@@ -132,7 +142,7 @@ fn kernel(ctx: &Ctx, wanted: Option<&Path>) -> Result<(PathBuf, Option<PathBuf>)
         (Some(name), None) if name == Path::new("debian") => {}
         (Some(file), None) => {
             ensure!(file.is_file(), "--kernel {}: no such file", file.display());
-            return Ok((file.to_owned(), None));
+            return Ok((file.to_owned(), Modules::None));
         }
         (None, None) => {
             let recipe = Recipe::read(ctx, Variant::Fast)?;
@@ -144,7 +154,7 @@ fn kernel(ctx: &Ctx, wanted: Option<&Path>) -> Result<(PathBuf, Option<PathBuf>)
     }
     let kernel = Kernel::debian(ctx)?;
     eprintln!("guest kernel: Debian's {} ({})", kernel.release, kernel.package.record.version);
-    Ok((kernel.image, None))
+    Ok((kernel.image.clone(), Modules::Package(kernel)))
 }
 
 fn prepare(ctx: &Ctx, args: &Args, place: Place, folder: &Path) -> Result<Guest> {
@@ -170,7 +180,10 @@ fn prepare(ctx: &Ctx, args: &Args, place: Place, folder: &Path) -> Result<Guest>
         [line] => vec!["/bin/sh", "-c", line],
         words => words.iter().map(String::as_str).collect(),
     };
-    let mut config = vec![Directive::Hostname("guest"), Directive::Exec(words[0])];
+    let drivers =
+        if matches!(modules, Modules::Package(_)) { host::drivers(&args.jiffy) } else { Vec::new() };
+    let mut config: Vec<_> = drivers.iter().map(|&name| Directive::Module { name, parameters: "" }).collect();
+    config.extend([Directive::Hostname("guest"), Directive::Exec(words[0])]);
     config.extend(words[1..].iter().map(|&word| Directive::Arg(word)));
     if place == Place::Qemu {
         config.push(Directive::PortsAlways);
@@ -179,8 +192,16 @@ fn prepare(ctx: &Ctx, args: &Args, place: Place, folder: &Path) -> Result<Guest>
     if !args.exec.is_empty() {
         initramfs::add_busybox(&mut cpio, ctx)?;
     }
+    let archive = match &modules {
+        Modules::None => None,
+        Modules::Archive(path) => Some(path.as_path()),
+        Modules::Package(kernel) => {
+            initramfs::add_modules(&mut cpio, kernel, &drivers)?;
+            None
+        }
+    };
     let initrd = folder.join("initrd");
-    fs::write(&initrd, initramfs::build(cpio, modules.as_deref())?)?;
+    fs::write(&initrd, initramfs::build(cpio, archive)?)?;
     Ok(Guest { firmware, kernel: Some((kernel, initrd)) })
 }
 

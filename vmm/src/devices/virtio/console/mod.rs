@@ -57,7 +57,7 @@ struct Control {
 /// A port's near end: what the guest writes there.
 #[derive(Debug)]
 pub struct Port {
-    /// How the guest finds it (`/dev/virtio-ports/NAME`); the console's own is empty.
+    /// How the guest finds it (`/sys/class/virtio-ports/*/name`); the console's own is empty.
     pub name: String,
     /// Where its output goes.
     pub output: ConsoleOutput,

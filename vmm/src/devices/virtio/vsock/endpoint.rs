@@ -73,6 +73,9 @@ impl Endpoint {
                 std::fs::remove_file(path)?;
                 bind(&listener, &address)?;
             }
+            Err(Errno::ADDRINUSE) if !is_socket(path) => {
+                return Err(io::Error::other("is there and is no socket: give another path"));
+            }
             Err(Errno::ADDRINUSE) => {
                 return Err(io::Error::other("is in use: end who listens there, or give another path"));
             }
@@ -129,9 +132,12 @@ impl Drop for Endpoint {
 
 /// Whether there is a socket at which nobody listens.
 fn is_abandoned(path: &Path, address: &SocketAddrUnix) -> bool {
-    let is_socket = path.symlink_metadata().is_ok_and(|found| found.file_type().is_socket());
     let refused = || stream_socket().is_ok_and(|socket| connect(&socket, address) == Err(Errno::CONNREFUSED));
-    is_socket && refused()
+    is_socket(path) && refused()
+}
+
+fn is_socket(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|found| found.file_type().is_socket())
 }
 
 /// Reads what a host program asks for, and nothing of what it sends behind that.
@@ -204,7 +210,7 @@ mod tests {
         let path = dir.path().join("s");
         let said = |path: &Path| Endpoint::bind(path).unwrap_err().to_string();
         let endpoint = Endpoint::bind(&path).unwrap();
-        assert!(said(&path).starts_with("is in use"), "{}", said(&path));
+        assert!(said(&path).contains("is no socket"), "{}", said(&path));
         assert_eq!(endpoint.connect(7).unwrap_err().kind(), io::ErrorKind::NotFound);
         let served = UnixListener::bind(dir.path().join("s_7")).unwrap();
         endpoint.connect(7).unwrap();
@@ -214,7 +220,7 @@ mod tests {
         assert!(path.exists(), "left behind");
         drop(Endpoint::bind(&path).unwrap());
         std::fs::write(&path, "not a socket").unwrap();
-        assert!(said(&path).starts_with("is in use"));
+        assert!(said(&path).contains("is no socket"));
         assert!(said(Path::new("/nowhere/s")).starts_with("No such file"));
         let long = "x".repeat(98);
         assert!(said(Path::new(&long)).contains("has 98 bytes"), "{}", said(Path::new(&long)));
