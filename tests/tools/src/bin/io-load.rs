@@ -1,7 +1,8 @@
 //! Reads or writes a file or a disk in requests of one size, so many at a time, and measures what one takes.
 //!
-//! Usage: `io-load FILE [CASE …]`, a case being `read|write|sync:BYTES:DEPTH:COUNT`. What it prints, says
-//! [`tools::measure`]. `sync` writes and then makes it durable. Without the page cache where that can be left out.
+//! Usage: `io-load FILE [CASE …]`, a case being `read|write|sync|get|put:BYTES:DEPTH:COUNT`. What it prints, says
+//! [`tools::measure`]. `sync` writes and then makes it durable. Without the page cache where that can be left out. `get` and
+//! `put` are for what has no places to choose from, one after the other.
 #![allow(unsafe_code, reason = "asynchronous I/O of Linux, by its system calls")]
 
 use std::fs::{File, OpenOptions};
@@ -50,7 +51,8 @@ struct Load {
     opcode: u16,
     bytes: usize,
     depth: usize,
-    places: u64,
+    /// None where there are none to choose from.
+    places: Option<u64>,
     seed: u64,
     buffers: *mut u8,
     context: libc::c_ulong,
@@ -59,7 +61,7 @@ struct Load {
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let Some((path, cases)) = args.split_first() else {
-        eprintln!("usage: io-load FILE [read|write|sync:BYTES:DEPTH:COUNT …]");
+        eprintln!("usage: io-load FILE [read|write|sync|get|put:BYTES:DEPTH:COUNT …]");
         return ExitCode::from(125);
     };
     for case in cases {
@@ -83,16 +85,18 @@ fn run(path: &str, case: &str) -> Result<()> {
 
 impl Load {
     fn new(path: &str, what: &str, bytes: usize, depth: usize) -> Result<Self> {
-        let writes = what != "read";
+        let writes = !["read", "get"].contains(&what);
         let open = |flags| OpenOptions::new().read(true).write(writes).custom_flags(flags).open(path);
         let file = open(libc::O_DIRECT).or_else(|_| open(0))?;
-        let size = (&file).seek(SeekFrom::End(0))?;
+        let places = match what {
+            "get" | "put" => None,
+            _ => Some((&file).seek(SeekFrom::End(0))? / bytes as u64),
+        };
         let buffers = scattered(bytes * depth)?;
         let mut context = 0;
         // SAFETY: the kernel writes to `context`, which lives through the call.
         check(unsafe { libc::syscall(libc::SYS_io_setup, depth, &raw mut context) })?;
         let opcode = if writes { IOCB_CMD_PWRITE } else { IOCB_CMD_PREAD };
-        let places = size / bytes as u64;
         let sync = what == "sync";
         Ok(Self { file, sync, opcode, bytes, depth, places, seed: 1, buffers, context })
     }
@@ -100,7 +104,7 @@ impl Load {
     /// A place that repeats in each run and is near none of the others.
     fn offset(&mut self) -> u64 {
         self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.seed >> 33) % self.places * self.bytes as u64
+        (self.seed >> 33) % self.places.unwrap_or(1) * self.bytes as u64
     }
 
     fn requests(&mut self, count: usize) -> Result<()> {
@@ -122,12 +126,16 @@ impl Load {
 
     fn one(&mut self) -> Result<()> {
         let (fd, offset) = (self.file.as_raw_fd(), self.offset() as i64);
-        let done = if self.opcode == IOCB_CMD_PREAD {
+        let (buffer, bytes) = (self.buffers.cast(), self.bytes);
+        let done = match (self.opcode == IOCB_CMD_PREAD, self.places) {
             // SAFETY: the first buffer is ours, and as long as that.
-            unsafe { libc::pread(fd, self.buffers.cast(), self.bytes, offset) }
-        } else {
+            (true, Some(_)) => unsafe { libc::pread(fd, buffer, bytes, offset) },
             // SAFETY: as above.
-            unsafe { libc::pwrite(fd, self.buffers.cast(), self.bytes, offset) }
+            (true, None) => unsafe { libc::read(fd, buffer, bytes) },
+            // SAFETY: as above.
+            (false, Some(_)) => unsafe { libc::pwrite(fd, buffer, bytes, offset) },
+            // SAFETY: as above.
+            (false, None) => unsafe { libc::write(fd, buffer, bytes) },
         };
         whole(done as i64, self.bytes)
     }

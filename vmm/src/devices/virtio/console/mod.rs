@@ -217,9 +217,9 @@ impl VirtioDevice for Console {
         &self.sizes
     }
 
-    /// Linux waits in a loop until its output is taken.
+    /// Linux waits in a loop until its console's output is taken, and does not for other ports.
     fn is_immediate(&self, queue: u16) -> bool {
-        queue == OUTPUT || queue > FROM_DRIVER && !queue.is_multiple_of(2)
+        queue == OUTPUT
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {

@@ -91,8 +91,17 @@ enum Guest {
 }
 
 /// The drivers that Debian's kernel loads.
-const MODULES: [&str; 5] =
-    ["virtio_mmio", "virtio_pci", "virtio_blk", "virtio_net", "vmw_vsock_virtio_transport"];
+const MODULES: [&str; 9] = [
+    "virtio_mmio",
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_net",
+    "vmw_vsock_virtio_transport",
+    "virtio_console",
+    "virtio_rng",
+    "virtio_pmem",
+    "nd_pmem",
+];
 
 /// What does the work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum)]
@@ -148,6 +157,16 @@ struct Figure {
     exits: Option<f64>,
 }
 
+impl Part {
+    fn has(&self, system: System) -> bool {
+        match system {
+            System::Loopback => self.loopback.is_some(),
+            System::Qemu | System::QemuPci => !self.qemu.is_empty(),
+            System::Limit | System::Mmio | System::Pci => true,
+        }
+    }
+}
+
 /// By part, load and system.
 type Figures = BTreeMap<(&'static str, &'static str, System), Figure>;
 
@@ -173,8 +192,7 @@ pub fn run(ctx: &Ctx, args: &Args) -> Result<ExitCode> {
             .with_context(|| format!("no part {name}"))?;
         let cases = part.cases.iter().map(|case| case.id).filter(|id| id.starts_with(&args.case));
         let systems = args.system.iter().copied();
-        let systems: Vec<_> =
-            systems.filter(|&system| system != System::Loopback || part.loopback.is_some()).collect();
+        let systems: Vec<_> = systems.filter(|&system| part.has(system)).collect();
         jobs.extend(cases.flat_map(|case| systems.iter().map(move |&system| Job { part, case, system })));
     }
     if args.part.iter().any(|name| name == parts::BOOT) {
@@ -320,15 +338,17 @@ fn words(args: &Args, job: &Job, pad: &str) -> Vec<String> {
         }
         System::Mmio | System::Pci => {
             let [flag, device] = part.jiffy;
-            let device = [device, &args.options].into_iter().filter(|options| !options.is_empty());
-            let (transport, device) = (system.to_string(), device.collect::<Vec<_>>().join(","));
+            let value = [device, &args.options].into_iter().filter(|options| !options.is_empty());
+            let (transport, value) = (system.to_string(), value.collect::<Vec<_>>().join(","));
             let cmdline = format!("{cmdline} load={load}");
+            let device = [flag, value.as_str()].into_iter().filter(|word| !word.is_empty());
             [
                 "{jiffy}", "run", "--kernel", "{kernel}", "--initrd", "{initrd}", "--memory", "512M",
                 "--kaslr", "off",
             ]
             .into_iter()
-            .chain(["--transport", &transport, flag, &device, "--cmdline", &cmdline])
+            .chain(["--transport", &transport, "--cmdline", &cmdline])
+            .chain(device)
             .map(str::to_owned)
             .collect()
         }

@@ -28,7 +28,7 @@ pub(super) struct Part {
     pub guest: &'static str,
     /// The device for jiffy.
     pub jiffy: [&'static str; 2],
-    /// The device for QEMU; `BUS` stands for what names of its devices end in.
+    /// The device for QEMU; `BUS` stands for what names of its devices end in. Empty if its microvm has none.
     pub qemu: &'static [&'static str],
 }
 
@@ -37,7 +37,8 @@ const fn case(id: &'static str, label: &'static str, target: Option<(f64, f64)>)
 }
 
 /// Their names.
-pub(super) const NAMES: [&str; 5] = [NATIVE, BOOT, PARTS[0].name, PARTS[1].name, PARTS[2].name];
+pub(super) const NAMES: [&str; 8] =
+    [NATIVE, BOOT, PARTS[0].name, PARTS[1].name, PARTS[2].name, PARTS[3].name, PARTS[4].name, PARTS[5].name];
 /// Beside them: what devices add to boots.
 pub(super) const BOOT: &str = "boot";
 /// And wall times of a small guest.
@@ -51,7 +52,7 @@ const TAPS: &str = "{wire} join tap0 tap1 & cable=$!; unshare -n sleep 1000 & fa
      there {wire} measure tcp:10.0.0.1:5000 CASE; kill $cable $far";
 
 /// All of them.
-pub(super) const PARTS: [Part; 3] = [
+pub(super) const PARTS: [Part; 6] = [
     Part {
         name: "block",
         cases: &[
@@ -107,5 +108,50 @@ pub(super) const PARTS: [Part; 3] = [
         guest: "wire measure vsock:2:5000 CASE",
         jiffy: ["--vsock", "cid=3,path=/tmp/v"],
         qemu: &["-device", "vhost-vsock-BUS,guest-cid=3"],
+    },
+    Part {
+        name: "console",
+        cases: &[case("put:64:1:150", "64 bytes to a port", None)],
+        before: "rm -f /tmp/port; touch /tmp/port",
+        limit: "{io-load} /tmp/port CASE",
+        loopback: None,
+        guest: "until [ -e /dev/vport0p1 ]; do sleep 0.1; done; io-load /dev/vport0p1 CASE",
+        jiffy: ["--port", "name=log,file=/tmp/port"],
+        qemu: &[
+            "-device",
+            "virtio-serial-BUS",
+            "-chardev",
+            "file,id=port,path=/tmp/port",
+            "-device",
+            "virtserialport,chardev=port,name=log",
+        ],
+    },
+    Part {
+        name: "entropy",
+        cases: &[case("get:64:1:150", "64 bytes of entropy", None)],
+        before: "",
+        limit: "{io-load} /dev/urandom CASE",
+        loopback: None,
+        guest: "io-load /dev/hwrng CASE",
+        jiffy: ["--rng", ""],
+        qemu: &[
+            "-object",
+            "rng-random,filename=/dev/urandom,id=entropy",
+            "-device",
+            "virtio-rng-BUS,rng=entropy",
+        ],
+    },
+    Part {
+        name: "pmem",
+        cases: &[
+            case("read:4096:1:200", "4 KiB read", None),
+            case("sync:4096:1:200", "4 KiB write + fdatasync", None),
+        ],
+        before: "test -f /tmp/disk || dd if=/dev/zero of=/tmp/disk bs=1048576 count=64 2>/dev/null",
+        limit: "{io-load} /tmp/disk CASE",
+        loopback: None,
+        guest: "io-load /dev/pmem0 CASE",
+        jiffy: ["--pmem", "path=/tmp/disk"],
+        qemu: &[],
     },
 ];

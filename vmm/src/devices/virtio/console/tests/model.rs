@@ -99,8 +99,8 @@ proptest! {
                         true => driver.offer_indirect(queue, &slices, &[]),
                         false => driver.offer(queue, &slices, &[]),
                     };
-                    // By the vCPU that rings, or by the worker.
-                    if rings { driver.core.notified(queue) } else { driver.kick(queue) }
+                    // The console's by the vCPU that rings, or by the worker.
+                    if rings && port == 0 { driver.core.notified(queue) } else { driver.kick(queue) }
                     prop_assert_eq!(driver.take(queue), Some(Used { head, written: 0, data: Vec::new() }));
                     let heard: Vec<_> = ends.outputs.iter().map(ConsoleOutput::take).collect();
                     for (other, heard) in heard.into_iter().enumerate() {
