@@ -30,8 +30,13 @@ const CASES: &[Case] = &[
         &["{qcow2_header_cut}", "too short"],
     ),
     ("qcow2_hostile_header", "disk", "path={qcow2_hostile},format=qcow2", &["{qcow2_hostile}", "L1 table"]),
-    ("qcow2_loop", "disk", "path={qcow2_loop},format=qcow2", &["backing file of", "is a loop"]),
-    ("qcow2_base_absent", "disk", "path={qcow2_lost},format=qcow2", &["{qcow2_lost}", "/no/such/base.raw"]),
+    ("qcow2_loop", "disk", "path={qcow2_loop},format=qcow2,readonly", &["backing file of", "is a loop"]),
+    (
+        "qcow2_base_absent",
+        "disk",
+        "path={qcow2_lost},format=qcow2,readonly",
+        &["{qcow2_lost}", "/no/such/base.raw"],
+    ),
     ("pmem_absent", "pmem", "path=/no/such.img", &["--pmem /no/such.img", "No such file"]),
     ("pmem_cut", "pmem", "path={disk}", &["{disk}", "2097152-byte"]),
 ];
