@@ -16,6 +16,8 @@ use crate::config::{BlockSize, DiskConfig, DiskFormat, FileRef, IoEngine, Overla
 
 /// The most backing files under one image.
 pub const MAX_CHAIN: usize = 64;
+/// What qcow2 images begin with.
+const MAGIC: [u8; 4] = *b"QFI\xfb";
 
 /// Opens the disk that `spec` describes, and adds all that it stands on to `chain`.
 pub fn open(spec: &DiskConfig, chain: &mut Chain) -> Result<Box<dyn Backend>, Error> {
@@ -163,8 +165,9 @@ impl Opened {
         }
     }
 
-    fn starts_as_qcow2(&self) -> bool {
-        self.head().starts_with(&qcow2::MAGIC)
+    /// Whether it begins as qcow2 images do.
+    pub fn starts_as_qcow2(&self) -> bool {
+        self.head().starts_with(&MAGIC)
     }
 
     /// Its first bytes, up to 4096 of them; none if they cannot be read.

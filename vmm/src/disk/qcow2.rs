@@ -177,18 +177,14 @@ fn storage(opened: Opened) -> Result<Storage, Error> {
     Storage::from_open_file(file, options).map_err(|e| broken(&name, &e))
 }
 
-/// What qcow2 images begin with.
-pub const MAGIC: [u8; 4] = *b"QFI\xfb";
-
 /// The library reads encrypted clusters as if they were not.
 fn refuse_encrypted(opened: &Opened) -> Result<(), Error> {
     /// Offset of `crypt_method` in the header, which is 0 without encryption.
     const CRYPT_METHOD: usize = 32;
-    let head = opened.head();
-    if !head.starts_with(&MAGIC) {
+    if !opened.starts_as_qcow2() {
         return Err(Error::Qcow2 { name: opened.name.clone(), reason: "is not a qcow2 image".to_owned() });
     }
-    match head.get(CRYPT_METHOD..CRYPT_METHOD + 4) {
+    match opened.head().get(CRYPT_METHOD..CRYPT_METHOD + 4) {
         Some([0, 0, 0, 0]) => Ok(()),
         Some(_) => Err(Error::Qcow2 { name: opened.name.clone(), reason: "is encrypted".to_owned() }),
         None => Err(Error::Qcow2 { name: opened.name.clone(), reason: "too short for qcow2".to_owned() }),
@@ -207,28 +203,30 @@ fn refuse_uncounted(name: &str, counted: bool) -> Result<(), Error> {
 
 /// Whether the image's first cluster is in use by what the first refcount block says; nothing if that is not to be found.
 fn counts_header(opened: &Opened) -> Option<bool> {
-    const VERSION: u64 = 4;
-    const CLUSTER_BITS: u64 = 20;
-    const REFCOUNT_TABLE_OFFSET: u64 = 48;
-    const REFCOUNT_TABLE_CLUSTERS: u64 = 56;
+    const VERSION: usize = 4;
+    const CLUSTER_BITS: usize = 20;
+    const REFCOUNT_TABLE_OFFSET: usize = 48;
+    const REFCOUNT_TABLE_CLUSTERS: usize = 56;
     /// From version 3 on.
-    const REFCOUNT_ORDER: u64 = 96;
-    let bytes = |at: u64| opened.page(at & !4095).get((at & 4095) as usize..)?.first_chunk().copied();
-    let word = |at| bytes(at).map(u64::from_be_bytes);
+    const REFCOUNT_ORDER: usize = 96;
+    let head = opened.head();
+    let word = |at: usize| head.get(at..)?.first_chunk().copied().map(u64::from_be_bytes);
     let dword = |at| word(at).map(|word| (word >> 32) as u32);
+    // Clusters have 512 bytes or more, and a page holds the first of each whole.
+    let first = |at: u64| opened.page(at & !4095).get((at & 4095) as usize..)?.first_chunk::<8>().copied();
     let cluster = 1_u64.checked_shl(dword(CLUSTER_BITS)?)?;
     let place = |offset: u64| (offset != 0 && offset.is_multiple_of(cluster)).then_some(offset);
     let table = place(word(REFCOUNT_TABLE_OFFSET)?)?;
-    let block = place(word(table)? & !511)?;
+    let block = place(u64::from_be_bytes(first(table)?) & !511)?;
     let bits = 1_u32.checked_shl(if dword(VERSION)? < 3 { 4 } else { dword(REFCOUNT_ORDER)? })?;
-    let counts = bytes(block)?;
+    let counts = first(block)?;
     // Counts of less than a byte begin at its low bits.
-    let first = match bits {
+    let count = match bits {
         ..8 => u64::from(counts[0]) & ((1 << bits) - 1),
         8..=64 => u64::from_be_bytes(counts) >> (64 - bits),
         _ => return None,
     };
-    Some(dword(REFCOUNT_TABLE_CLUSTERS)? != 0 && first != 0)
+    Some(dword(REFCOUNT_TABLE_CLUSTERS)? != 0 && count != 0)
 }
 
 fn refuse_unknown(name: &str, image: &Image) -> Result<(), Error> {
