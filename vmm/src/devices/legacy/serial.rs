@@ -75,14 +75,20 @@ impl Listening {
         self.now && !self.loopback
     }
 
+    /// A driver that enabled all interrupts and goes on to another register did not only try them.
+    fn access(&mut self, port: u64) {
+        self.now |= self.tries && port != IER;
+    }
+
     fn read(&mut self, port: u64) {
+        self.access(port);
         self.status_reads = if port == LSR { self.status_reads.saturating_add(1) } else { 0 };
-        self.now |= self.status_reads >= POLLING || (self.tries && port != IER);
+        self.now |= self.status_reads >= POLLING;
     }
 
     fn write(&mut self, port: u64, value: u8) {
+        self.access(port);
         self.status_reads = 0;
-        self.now |= self.tries && port != IER;
         match port {
             LCR => self.divisor_latch = value & LCR_DLAB != 0,
             MCR => self.loopback = value & MCR_LOOP != 0,
