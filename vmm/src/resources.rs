@@ -1,6 +1,8 @@
 //! What machine parts must not share: memory slots, interrupt lines, windows of addresses. One allocator hands
 //! them out, and what it gave is saved state: a restored machine finds everything where it was.
 
+use std::fmt;
+
 use abi::layout::{self, Range};
 use serde::{Deserialize, Serialize};
 use vm_allocator::{AddressAllocator, AllocPolicy, IdAllocator};
@@ -20,10 +22,38 @@ const PCI_DEVICES: (u32, u32) = (1, 31);
 
 /// There is none left of something.
 #[derive(Debug, thiserror::Error)]
-#[error("no {what} left: {source}")]
+#[error("no {what} left: {}", match most { Some(most) => most.to_string(), None => source.to_string() })]
 pub struct Exhausted {
     what: &'static str,
+    most: Option<Most>,
     source: vm_allocator::Error,
+}
+
+impl Exhausted {
+    fn new(what: &'static str, source: vm_allocator::Error) -> Self {
+        Self { what, most: None, source }
+    }
+
+    /// Of what devices of the user's use up.
+    fn devices(what: &'static str, most: Most) -> impl FnOnce(vm_allocator::Error) -> Self {
+        move |source| Self { what, most: Some(most), source }
+    }
+}
+
+/// Why devices have used something up, and what to do.
+#[derive(Clone, Copy, Debug)]
+struct Most {
+    /// What there is, first and last.
+    range: (u32, u32),
+    transport: &'static str,
+    advice: &'static str,
+}
+
+impl fmt::Display for Most {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { range: (first, last), transport, advice } = self;
+        write!(f, "{} devices by {transport} are the most, {advice}", last - first + 1)
+    }
 }
 
 /// The allocator.
@@ -49,7 +79,7 @@ impl Saved for Resources {
 impl Resources {
     /// All of a new machine's.
     pub fn new() -> Result<Self, Exhausted> {
-        let wrap = |what| move |source| Exhausted { what, source };
+        let wrap = |what| move |source| Exhausted::new(what, source);
         Ok(Self {
             slots: IdAllocator::new(0, MEMORY_SLOTS - 1).map_err(wrap("memory slots"))?,
             lines: IdAllocator::new(FREE_LINES.0, FREE_LINES.1).map_err(wrap("interrupt lines"))?,
@@ -68,32 +98,30 @@ impl Resources {
 
     /// A memory slot.
     pub fn memory_slot(&mut self) -> Result<u32, Exhausted> {
-        self.slots.allocate_id().map_err(|source| Exhausted { what: "memory slot", source })
+        self.slots.allocate_id().map_err(|source| Exhausted::new("memory slot", source))
     }
 
     /// Gives a memory slot back.
     pub fn free_memory_slot(&mut self, slot: u32) -> Result<(), Exhausted> {
-        self.slots.free_id(slot).map(|_| ()).map_err(|source| Exhausted { what: "such memory slot", source })
+        self.slots.free_id(slot).map(|_| ()).map_err(|source| Exhausted::new("such memory slot", source))
     }
 
     /// A GSI of the IOAPIC.
     pub fn line(&mut self) -> Result<u32, Exhausted> {
-        self.lines.allocate_id().map_err(|source| Exhausted {
-            what: "interrupt line (8 devices by mmio are the most: use --transport pci)",
-            source,
-        })
+        let most = Most { range: FREE_LINES, transport: "mmio", advice: "use --transport pci" };
+        self.lines.allocate_id().map_err(Exhausted::devices("interrupt line", most))
     }
 
     /// An ISA line: a GSI that a guest with legacy interrupts knows by this number without being told.
     pub fn isa_line(&mut self) -> Result<u32, Exhausted> {
-        self.isa_lines
-            .allocate_id()
-            .map_err(|source| Exhausted { what: "ISA line (6 devices by mmio-cmdline are the most)", source })
+        let most =
+            Most { range: FREE_ISA_LINES, transport: "mmio-cmdline", advice: "use mmio or pci for others" };
+        self.isa_lines.allocate_id().map_err(Exhausted::devices("ISA line", most))
     }
 
     /// The first of `count` GSIs in a row that are no pins, for messages.
     pub fn messages(&mut self, count: u16) -> Result<u32, Exhausted> {
-        let wrap = |source| Exhausted { what: "interrupt messages", source };
+        let wrap = |source| Exhausted::new("interrupt messages", source);
         let range = self.messages.allocate(count.into(), 1, AllocPolicy::FirstMatch).map_err(wrap)?;
         Ok(range.start() as u32)
     }
@@ -108,8 +136,9 @@ impl Resources {
 
     /// The number of a device on the PCI bus.
     pub fn pci_device(&mut self) -> Result<u8, Exhausted> {
-        let wrap = |source| Exhausted { what: "place on the PCI bus", source };
-        self.pci_devices.allocate_id().map(|id| id as u8).map_err(wrap)
+        let most = Most { range: PCI_DEVICES, transport: "pci", advice: "use mmio for others" };
+        let id = self.pci_devices.allocate_id().map_err(Exhausted::devices("place on the PCI bus", most))?;
+        Ok(id as u8)
     }
 
     /// A window of `len` bytes (a power of two) for virtio-mmio, aligned to its length.
@@ -130,7 +159,7 @@ impl Resources {
 
 fn window(from: &mut AddressAllocator, len: u64, what: &'static str) -> Result<Range, Exhausted> {
     let window = from.allocate(len, len, AllocPolicy::FirstMatch);
-    let window = window.map_err(|source| Exhausted { what, source })?;
+    let window = window.map_err(|source| Exhausted::new(what, source))?;
     Ok(Range { start: window.start(), len })
 }
 
@@ -148,12 +177,18 @@ mod tests {
         let mut restored: Resources = crate::state::decode(&crate::state::encode(&resources)).unwrap();
         lines.extend((0..4).map(|_| restored.line().unwrap()));
         assert_eq!(lines, (16..24).collect());
-        assert!(restored.line().is_err());
+        assert_eq!(
+            restored.line().unwrap_err().to_string(),
+            "no interrupt line left: 8 devices by mmio are the most, use --transport pci"
+        );
         assert_eq!(resources.isa_line().unwrap(), 10);
         let mut restored: Resources = crate::state::decode(&crate::state::encode(&resources)).unwrap();
         let lines: Vec<u32> = (0..5).map(|_| restored.isa_line().unwrap()).collect();
         assert_eq!(lines, [11, 12, 13, 14, 15]);
-        assert!(restored.isa_line().is_err());
+        assert_eq!(
+            restored.isa_line().unwrap_err().to_string(),
+            "no ISA line left: 6 devices by mmio-cmdline are the most, use mmio or pci for others"
+        );
         let second = restored.mmio(0x1000).unwrap();
         assert!(!first.overlaps(second) && second.start.is_multiple_of(0x1000));
         assert_eq!(restored.memory_slot().unwrap(), 1);
@@ -162,5 +197,10 @@ mod tests {
         assert!(restored.mmio(u64::MAX).is_err());
         assert_eq!(restored.device_memory(1 << 21, 1 << 20), Range { start: 4 << 30, len: 1 << 21 });
         assert_eq!(restored.device_memory(1 << 21, 1 << 20).start, 5 << 30);
+        assert_eq!((0..31).map(|_| restored.pci_device().unwrap()).last(), Some(31));
+        assert_eq!(
+            restored.pci_device().unwrap_err().to_string(),
+            "no place on the PCI bus left: 31 devices by pci are the most, use mmio for others"
+        );
     }
 }
