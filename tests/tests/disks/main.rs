@@ -280,22 +280,25 @@ fn ends() -> Vec<Guest> {
             .says("still reads")
             .says(DONE)
     };
-    // It says by its first bytes when the file may become shorter.
-    let shorter = "cp {blank} /tmp/shorter; \"$@\" & vm=$!; \
-        until head -c 2 /tmp/shorter | grep -q go; do kill -0 $vm || exit; sleep 0.1; done; \
-        truncate -s 1M /tmp/shorter; wait $vm";
+    // It says in the file that it writes when the one that it reads may become shorter.
+    let shorter = |name: &str, written: &str, disk: &str| {
+        let script = format!(
+            "cp {{blank}} /tmp/shorter; \"$@\" & vm=$!; until grep -qs 'cut it' {written}; do \
+             kill -0 $vm || exit; sleep 0.1; done; truncate -s 1M /tmp/shorter; wait $vm"
+        );
+        linux(&format!("ends::{name}")).within(&["/bin/sh", "-c", &script, "sh"]).flag("disk", disk).shell(
+            "until [ -b /dev/vda ]; do sleep 0.1; done; piece() { dd if=/dev/vda of=/dev/null bs=64k skip=$1 count=1 2>/dev/null; }; \
+             echo cut it | dd of=/dev/vda conv=fsync,notrunc 2>/dev/null; \
+             while piece 64; do echo 3 > /proc/sys/vm/drop_caches; done; \
+             echo the end is gone; echo 3 > /proc/sys/vm/drop_caches; piece 0 && echo still reads; echo guest: done",
+        )
+        .says("the end is gone")
+        .says(DONE)
+    };
     vec![
-        linux("ends::shorter")
-            .within(&["/bin/sh", "-c", shorter, "sh"])
-            .flag("disk", "path=/tmp/shorter")
-            .shell(
-                "until [ -b /dev/vda ]; do sleep 0.1; done; echo go | dd of=/dev/vda conv=fsync,notrunc 2>/dev/null; \
-                 while dd if=/dev/vda of=/dev/null bs=64k skip=64 count=1 2>/dev/null; do echo 3 > /proc/sys/vm/drop_caches; done; \
-                 echo the end is gone; dd if=/dev/vda of=/dev/null bs=64k count=1 2>/dev/null && echo still reads; echo guest: done",
-            )
-            .says("the end is gone")
-            .says("still reads")
-            .says(DONE),
+        shorter("shorter", "/tmp/shorter", "path=/tmp/shorter").says("still reads"),
+        // What is below an overlay would read as zeroes, so that disk has ended.
+        shorter("shorter_base", "/tmp/overlay", "path=/tmp/shorter,overlay=/tmp/overlay"),
         fails(
             "full",
             "mkdir -p /tmp/small; mount -t tmpfs -o size=1m tmpfs /tmp/small; truncate -s 8M /tmp/small/disk;",

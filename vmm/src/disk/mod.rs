@@ -2,6 +2,7 @@
 
 mod error;
 mod fixed;
+mod lengths;
 mod lock;
 mod open;
 mod qcow2;

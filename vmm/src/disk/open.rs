@@ -9,6 +9,7 @@ use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, StatxFlags, fstat, fstatfs, ioctl_blkpbszget, ioctl_blksszget, statx,
 };
 
+use super::lengths::Lengths;
 use super::segments::AlignedBuffer;
 use super::uring::Uring;
 use super::{Backend, Error, Geometry, Raw, SECTOR, lock, qcow2};
@@ -42,20 +43,25 @@ fn physical_block(spec: &DiskConfig) -> Option<u32> {
     spec.physical_block_size.map(BlockSize::bytes)
 }
 
-/// The images that a disk consists of, each by device and inode.
+/// The images that a disk consists of.
 #[derive(Debug, Default)]
-pub struct Chain(pub Vec<(u64, u64)>);
+pub struct Chain {
+    /// Each by device and inode.
+    pub images: Vec<(u64, u64)>,
+    /// Those that a library reads.
+    pub(super) lengths: Lengths,
+}
 
 impl Chain {
     /// Adds an image; fails if it is there already, or one too many.
     fn add(&mut self, name: &str, identity: (u64, u64)) -> Result<(), Error> {
-        if self.0.contains(&identity) {
+        if self.images.contains(&identity) {
             return Err(Error::Loop(name.to_owned()));
         }
-        if self.0.len() > MAX_CHAIN {
+        if self.images.len() > MAX_CHAIN {
             return Err(Error::TooDeep { name: name.to_owned(), limit: MAX_CHAIN });
         }
-        self.0.push(identity);
+        self.images.push(identity);
         Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! qcow2 images, and overlays, which are qcow2 images too; by the library imago.
 
 use std::io;
+use std::mem::take;
 use std::path::PathBuf;
 
 use imago::file::File as Storage;
@@ -10,6 +11,7 @@ use imago::qcow2::Qcow2;
 use imago::raw::Raw;
 use imago::{DenyImplicitOpenGate, FormatAccess, StorageOpenOptions};
 
+use super::lengths::Lengths;
 use super::open::{Chain, Opened};
 use super::{Backend, Error, Geometry, Operation, SECTOR};
 use crate::config::{DiskFormat, FileRef};
@@ -21,6 +23,7 @@ type Image = Qcow2<Storage>;
 #[derive(Debug)]
 pub struct Disk {
     image: Access,
+    lengths: Lengths,
     geometry: Geometry,
 }
 
@@ -28,7 +31,7 @@ impl Disk {
     /// The disk in `image`, with the backing files that it names.
     pub fn new(image: Opened, writes: bool, chain: &mut Chain) -> Result<Self, Error> {
         let name = image.name.clone();
-        Self::of_access(qcow2(image, chain)?, &name, writes)
+        Self::of_access(qcow2(image, chain)?, &name, writes, chain)
     }
 
     /// The disk in `base`, with all that is written kept in `overlay`: a qcow2 image, or empty and then made one.
@@ -43,7 +46,7 @@ impl Disk {
         if !is_new {
             refuse_encrypted(&overlay)?;
         }
-        let storage = storage(overlay)?;
+        let storage = storage(overlay, chain)?;
         let mut image = if is_new {
             let mut builder = Image::create_builder(storage).size(size);
             if let Some(path) = base_path.as_deref().and_then(|path| path.to_str()) {
@@ -62,17 +65,17 @@ impl Disk {
         if image.size() != size {
             return Err(Error::OverlaySize { name, overlay: image.size(), base: size });
         }
-        Self::of_access(image, &name, true)
+        Self::of_access(image, &name, true, chain)
     }
 
-    fn of_access(image: Access, name: &str, writes: bool) -> Result<Self, Error> {
+    fn of_access(image: Access, name: &str, writes: bool, chain: &mut Chain) -> Result<Self, Error> {
         let size = image.size();
         if size == 0 || !size.is_multiple_of(SECTOR) {
             return Err(Error::Size { name: name.to_owned(), size, block: SECTOR as u32 });
         }
         let geometry =
             Geometry { size, logical_block: SECTOR as u32, physical_block: 4096, readonly: !writes };
-        Ok(Self { image, geometry })
+        Ok(Self { image, lengths: take(&mut chain.lengths), geometry })
     }
 
     /// With physical blocks of so many bytes, if they are said.
@@ -89,15 +92,9 @@ impl Disk {
     fn flush_if(&self, durable: bool) -> io::Result<()> {
         if durable { self.flush() } else { Ok(()) }
     }
-}
 
-impl Backend for Disk {
-    fn geometry(&self) -> Geometry {
-        self.geometry
-    }
-
-    fn start(&mut self, _: u16, operation: &Operation<'_>) -> Option<io::Result<()>> {
-        Some(match *operation {
+    fn work(&mut self, operation: &Operation<'_>) -> io::Result<()> {
+        match *operation {
             Operation::Read { offset, to } => {
                 let (vector, _memory) = IoVectorMut::from_volatile_slice(to);
                 self.image.readv(vector, offset)
@@ -116,6 +113,20 @@ impl Backend for Disk {
             // Space that is given back reads as zeroes, not as what the backing file has there.
             Operation::Discard { offset, len } => self.image.discard_to_zero(offset, len),
             Operation::Flush => self.flush(),
+        }
+    }
+}
+
+impl Backend for Disk {
+    fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    fn start(&mut self, _: u16, operation: &Operation<'_>) -> Option<io::Result<()>> {
+        // What reads has to be sure of it when it has read; what writes might make an image as long as it was.
+        Some(match *operation {
+            Operation::Read { .. } => self.work(operation).and_then(|()| self.lengths.check()),
+            _ => self.lengths.check().and_then(|()| self.work(operation)),
         })
     }
 }
@@ -126,7 +137,7 @@ fn qcow2(opened: Opened, chain: &mut Chain) -> Result<Access, Error> {
     let folder = opened.folder().map(ToOwned::to_owned);
     refuse_encrypted(&opened)?;
     let counted = !writes || counts_header(&opened).unwrap_or(false);
-    let mut image = Image::open_image(storage(opened)?, writes).map_err(|e| broken(&name, &e))?;
+    let mut image = Image::open_image(storage(opened, chain)?, writes).map_err(|e| broken(&name, &e))?;
     refuse_unknown(&name, &image)?;
     refuse_uncounted(&name, counted)?;
     image.set_data_file(None);
@@ -163,13 +174,14 @@ fn layer(opened: Opened, format: DiskFormat, chain: &mut Chain) -> Result<Access
         DiskFormat::Qcow2 => qcow2(opened, chain),
         DiskFormat::Raw => {
             let name = opened.name.clone();
-            Ok(Access::new(Raw::open_image(storage(opened)?, false).map_err(|e| broken(&name, &e))?))
+            Ok(Access::new(Raw::open_image(storage(opened, chain)?, false).map_err(|e| broken(&name, &e))?))
         }
     }
 }
 
-fn storage(opened: Opened) -> Result<Storage, Error> {
+fn storage(opened: Opened, chain: &mut Chain) -> Result<Storage, Error> {
     let Opened { file, name, path, writes, direct, .. } = opened;
+    chain.lengths.add(&file).map_err(|e| broken(&name, &e))?;
     let mut options = StorageOpenOptions::new().write(writes).direct(direct);
     if let Some(path) = path {
         options = options.filename(path);

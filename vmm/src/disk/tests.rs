@@ -2,6 +2,7 @@
 
 mod hostile;
 mod permissions;
+mod shorter;
 
 use std::fs;
 use std::os::fd::AsRawFd;

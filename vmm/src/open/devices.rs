@@ -70,9 +70,9 @@ pub(super) fn open(
 /// A block device. One without a serial number of its own has its place among the disks for one.
 fn block(config: &DiskConfig, index: usize, taken: &mut Taken) -> Result<Block, Error> {
     const FLAG: &str = "--disk";
-    let mut images = Chain::default();
-    let disk = disk::open(config, &mut images).map_err(|source| Error::Disk { flag: FLAG, source })?;
-    taken.extend(images.0.into_iter().map(|image| (FLAG, image)));
+    let mut chain = Chain::default();
+    let disk = disk::open(config, &mut chain).map_err(|source| Error::Disk { flag: FLAG, source })?;
+    taken.extend(chain.images.into_iter().map(|image| (FLAG, image)));
     let limiter = RateLimiter::new(&config.rate()).map_err(|source| Error::Open {
         flag: FLAG,
         name: config.path.to_string(),
@@ -151,10 +151,9 @@ fn persistent_memory(config: &PmemConfig, taken: &mut Taken) -> Result<Pmem, Err
         _ => PmemWrites::Shared,
     };
     let failed = |source| Error::Disk { flag: FLAG, source };
-    let mut images = Chain::default();
-    let image =
-        Opened::new(&config.path, writes == PmemWrites::Shared, false, &mut images).map_err(failed)?;
-    taken.extend(images.0.into_iter().map(|image| (FLAG, image)));
+    let mut chain = Chain::default();
+    let image = Opened::new(&config.path, writes == PmemWrites::Shared, false, &mut chain).map_err(failed)?;
+    taken.extend(chain.images.into_iter().map(|image| (FLAG, image)));
     let len = image.whole(HUGE_PAGE as u32).map_err(failed)?;
     let name = image.name.clone();
     Pmem::new(image.file, len, writes).map_err(|source| Error::Open { flag: FLAG, name, source })
