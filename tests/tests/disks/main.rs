@@ -94,11 +94,26 @@ fn debian() -> Vec<Guest> {
                 .shell(
                     "until [ -b /dev/vda ] && [ -b /dev/vdb ]; do sleep 0.1; done; mkdir /mnt; mount -t ext4 /dev/vda /mnt && echo text > /mnt/file && sync && mount -t erofs -o ro /dev/vdb /run && \
                      cmp /mnt/bin/busybox /run/bin/busybox && cat /sys/block/vda/serial && echo && cat /sys/block/vdb/ro; \
-                     chroot /run /bin/sh -c 'echo inside erofs'; umount /mnt && echo guest: done",
+                     chroot /run /bin/sh -c 'echo inside erofs'; chroot /mnt /bin/sh -c 'echo inside ext4 > /file; cat /file'; \
+                     umount /mnt && echo guest: done",
                 )
                 .says("the root")
                 .says("1")
                 .says("inside erofs")
+                .says("inside ext4")
+                .says(DONE),
+        );
+        all.push(
+            guest("in_place")
+                .flag("pmem", "path={erofs},readonly")
+                .flag("pmem", "path={ext4},private")
+                .shell(
+                    "mkdir /mnt; mount -t erofs -o ro,dax=always /dev/pmem0 /run && mount -t ext4 -o dax=always /dev/pmem1 /mnt && \
+                     cmp /mnt/bin/busybox /run/bin/busybox && chroot /run /bin/sh -c 'echo inside erofs'; \
+                     chroot /mnt /bin/sh -c 'echo inside ext4 > /file; cat /file' && sync && echo guest: done",
+                )
+                .says("inside erofs")
+                .says("inside ext4")
                 .says(DONE),
         );
         all.push(
@@ -116,16 +131,6 @@ fn debian() -> Vec<Guest> {
                 .says(DONE),
         );
     }
-    all.push(
-        linux("debian::in_place")
-            .flag("pmem", "path={erofs},readonly")
-            .flag("pmem", "path={ext4},private")
-            .shell(
-                "mkdir /mnt; mount -t erofs -o ro,dax=always /dev/pmem0 /run && mount -t ext4 -o dax=always /dev/pmem1 /mnt && \
-                 cmp /mnt/bin/busybox /run/bin/busybox && echo text > /mnt/file && sync && echo guest: done",
-            )
-            .says(DONE),
-    );
     all.push(
         linux("debian::discard_and_zeroes")
             .flag("disk", "path={blank}")

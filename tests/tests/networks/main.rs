@@ -21,8 +21,21 @@ use xtask::lab::Lab;
 
 /// What a workload says when it has come to its end.
 const DONE: &str = "guest: done";
+/// Kernel and initramfs.
+const DEBIAN: [&str; 2] = ["{kernel}", "{initrd}"];
+const FAST: [&str; 2] = ["{fast}", "{bare}"];
 /// What Debian's kernel needs.
-const MODULES: [&str; 4] = ["virtio_mmio", "virtio_pci", "virtio_net", "vmw_vsock_virtio_transport"];
+const MODULES: [&str; 9] = [
+    "virtio_mmio",
+    "virtio_pci",
+    "virtio_net",
+    "vmw_vsock_virtio_transport",
+    "virtio_blk",
+    "virtio_pmem",
+    "nd_pmem",
+    "virtio_console",
+    "virtio_rng",
+];
 /// In the lab: a tap whose other end is the guest, and somebody who serves by it and behind the vsock device.
 const LAB: &str = "tunctl -t tap0 >/dev/null; ip address add 10.0.0.1/24 dev tap0; ip link set tap0 up; \
     {wire} serve tcp:10.0.0.1:5000 udp:10.0.0.1:5001 unix:{out}/v_5000 >/dev/null & ";
@@ -36,16 +49,18 @@ fn main() -> ExitCode {
 
 fn trials(ctx: &Ctx, place: &Path) -> Result<Vec<Trial>> {
     let mut lab = lab(ctx, place)?;
-    // Debian's kernel takes most of its time to boot; one guest shows that its modules find the device.
-    let mut guests = vec![tap("debian", "mmio", ["{kernel}", "{initrd}"])];
+    let mut guests = vec![passt::guest("debian", DEBIAN)];
+    for transport in ["mmio", "pci"] {
+        guests.extend([tap, everything].map(|guest| guest("debian", transport, DEBIAN)));
+    }
     if suite::fast(ctx, &mut lab)? {
-        guests.extend(both_transports("fast", ["{fast}", "{bare}"]));
-        guests.push(tap_comes_back(["{fast}", "{bare}"]));
-        guests.push(passt::guest(["{fast}", "{bare}"]));
-        guests.push(limits::guest(["{fast}", "{bare}"]));
-        guests.push(descriptors::guest(["{fast}", "{bare}"]));
-        guests.extend(["mmio", "pci"].map(|transport| back_pressure::guest(transport, ["{fast}", "{bare}"])));
-        guests.extend(["mmio", "pci"].map(|transport| pauses::guest(transport, ["{fast}", "{bare}"])));
+        guests.extend(both_transports("fast", FAST));
+        guests.push(tap_comes_back(FAST));
+        guests.push(passt::guest("fast", FAST));
+        guests.push(limits::guest(FAST));
+        guests.push(descriptors::guest(FAST));
+        guests.extend(["mmio", "pci"].map(|transport| back_pressure::guest(transport, FAST)));
+        guests.extend(["mmio", "pci"].map(|transport| pauses::guest(transport, FAST)));
     }
     suite::guests(ctx, lab, guests)
 }

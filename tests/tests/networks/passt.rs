@@ -41,7 +41,7 @@ const TRY: &str = "try() { for n in 1 2 3 4; do $wire call $* && return; done; }
 /// (with QEMU as well), so only the lab does; it learns the guest's hardware address from what the guest sends, and sends
 /// what opens a stream only once, so the guest is first to speak; and on a busy host it resets a stream now and then, so each
 /// is tried a few times.
-pub fn guest([kernel, initrd]: [&str; 2]) -> Guest {
+pub fn guest(set: &str, [kernel, initrd]: [&str; 2]) -> Guest {
     let calls = |bytes: u32| {
         format!(
             "for what in 'give {bytes}' 'take {bytes}' half; do \
@@ -61,7 +61,7 @@ pub fn guest([kernel, initrd]: [&str; 2]) -> Guest {
             "for what in 'give {bytes}' 'take {bytes}' 'round 1400 50'; do try tcp:10.0.0.2:5002 $what; done"
         )
     };
-    let guest = Guest::new("fast::passt")
+    let guest = Guest::new(&format!("{set}::passt"))
         .within(&["sh", "-c", &script, "sh"])
         .flag("kernel", kernel)
         .flag("initrd", initrd)

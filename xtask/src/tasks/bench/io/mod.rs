@@ -36,7 +36,7 @@ use xtask::{built, initramfs};
 
 use crate::tasks::build;
 use crate::tasks::profile::report::Tables;
-use parts::{PARTS, Part};
+use parts::{PARTS, Part, Qemu};
 
 /// Virtual time for a step with jiffy's own kernel: several times what it needs.
 const DEADLINE_MS: u64 = 2_000;
@@ -113,7 +113,7 @@ enum System {
     Loopback,
     /// QEMU's microvm, by virtio-mmio.
     Qemu,
-    /// QEMU's microvm, by virtio-pci.
+    /// QEMU's microvm, by virtio-pci; its q35 for what microvm has not.
     QemuPci,
     /// Jiffy, by virtio-mmio.
     Mmio,
@@ -161,8 +161,8 @@ impl Part {
     fn has(&self, system: System) -> bool {
         match system {
             System::Loopback => self.loopback.is_some(),
-            System::Qemu | System::QemuPci => !self.qemu.is_empty(),
-            System::Limit | System::Mmio | System::Pci => true,
+            System::Qemu => matches!(self.qemu, Qemu::Microvm(_)),
+            System::Limit | System::QemuPci | System::Mmio | System::Pci => true,
         }
     }
 }
@@ -354,7 +354,7 @@ fn words(args: &Args, job: &Job, pad: &str) -> Vec<String> {
         }
         System::Qemu | System::QemuPci => {
             let cmdline = format!("{cmdline} reboot=t load={load}");
-            qemu::microvm(system == System::QemuPci, &cmdline, part.qemu)
+            qemu::words(system == System::QemuPci, &cmdline, part.qemu)
         }
     }
 }

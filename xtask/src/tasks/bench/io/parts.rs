@@ -28,8 +28,17 @@ pub(super) struct Part {
     pub guest: &'static str,
     /// The device for jiffy.
     pub jiffy: [&'static str; 2],
-    /// The device for QEMU; `BUS` stands for what names of its devices end in. Empty if its microvm has none.
-    pub qemu: &'static [&'static str],
+    /// The device for QEMU.
+    pub qemu: Qemu,
+}
+
+/// QEMU's words for a device, in which `BUS` stands for what names of its devices end in.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Qemu {
+    /// Of its microvm.
+    Microvm(&'static [&'static str]),
+    /// Of its q35, by PCI: microvm has no place for memory that is not RAM.
+    Q35(&'static [&'static str]),
 }
 
 const fn case(id: &'static str, label: &'static str, target: Option<(f64, f64)>) -> Case {
@@ -68,12 +77,12 @@ pub(super) const PARTS: [Part; 6] = [
         loopback: None,
         guest: "io-load /dev/vda CASE",
         jiffy: ["--disk", "path=/tmp/disk"],
-        qemu: &[
+        qemu: Qemu::Microvm(&[
             "-drive",
             "file=/tmp/disk,format=raw,if=none,id=disk",
             "-device",
             "virtio-blk-BUS,drive=disk",
-        ],
+        ]),
     },
     Part {
         name: "net",
@@ -88,12 +97,12 @@ pub(super) const PARTS: [Part; 6] = [
         loopback: Some("{wire} measure tcp:127.0.0.1:5000 CASE"),
         guest: "ifconfig eth0 10.0.0.2 netmask 255.255.255.0 up; wire measure tcp:10.0.0.1:5000 CASE",
         jiffy: ["--net", "tap=tap0,mac=02:00:00:00:00:02"],
-        qemu: &[
+        qemu: Qemu::Microvm(&[
             "-netdev",
             "tap,id=net,ifname=tap0,script=no,downscript=no",
             "-device",
             "virtio-net-BUS,netdev=net,mac=02:00:00:00:00:02",
-        ],
+        ]),
     },
     Part {
         name: "vsock",
@@ -107,7 +116,7 @@ pub(super) const PARTS: [Part; 6] = [
         loopback: None,
         guest: "wire measure vsock:2:5000 CASE",
         jiffy: ["--vsock", "cid=3,path=/tmp/v"],
-        qemu: &["-device", "vhost-vsock-BUS,guest-cid=3"],
+        qemu: Qemu::Microvm(&["-device", "vhost-vsock-BUS,guest-cid=3"]),
     },
     Part {
         name: "console",
@@ -117,14 +126,14 @@ pub(super) const PARTS: [Part; 6] = [
         loopback: None,
         guest: "until [ -e /dev/vport0p1 ]; do sleep 0.1; done; io-load /dev/vport0p1 CASE",
         jiffy: ["--port", "name=log,file=/tmp/port"],
-        qemu: &[
+        qemu: Qemu::Microvm(&[
             "-device",
             "virtio-serial-BUS",
             "-chardev",
             "file,id=port,path=/tmp/port",
             "-device",
             "virtserialport,chardev=port,name=log",
-        ],
+        ]),
     },
     Part {
         name: "entropy",
@@ -134,12 +143,12 @@ pub(super) const PARTS: [Part; 6] = [
         loopback: None,
         guest: "io-load /dev/hwrng CASE",
         jiffy: ["--rng", ""],
-        qemu: &[
+        qemu: Qemu::Microvm(&[
             "-object",
             "rng-random,filename=/dev/urandom,id=entropy",
             "-device",
             "virtio-rng-BUS,rng=entropy",
-        ],
+        ]),
     },
     Part {
         name: "pmem",
@@ -152,6 +161,11 @@ pub(super) const PARTS: [Part; 6] = [
         loopback: None,
         guest: "io-load /dev/pmem0 CASE",
         jiffy: ["--pmem", "path=/tmp/disk"],
-        qemu: &[],
+        qemu: Qemu::Q35(&[
+            "-object",
+            "memory-backend-file,id=file,share=on,mem-path=/tmp/disk,size=64M",
+            "-device",
+            "virtio-pmem-BUS,memdev=file",
+        ]),
     },
 ];

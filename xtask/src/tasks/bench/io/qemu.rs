@@ -7,8 +7,10 @@ use anyhow::{Context, Result};
 use xtask::ctx::Ctx;
 use xtask::lab::{Lab, qemu};
 
-/// What a microvm starts a PVH kernel with, in QEMU's own folders.
-const ROMS: [&str; 3] = ["bios-microvm.bin", "linuxboot_dma.bin", "pvh.bin"];
+use super::parts::Qemu;
+
+/// What its machines start a PVH kernel with, in QEMU's own folders.
+const ROMS: [&str; 4] = ["bios-microvm.bin", "bios-256k.bin", "linuxboot_dma.bin", "pvh.bin"];
 const FOLDERS: [&str; 3] = ["/usr/share/qemu", "/usr/share/seabios", "/usr/lib/qemu"];
 /// One virtio device by PCI would otherwise bring its ROM.
 const NO_ROM: &str = "romfile=";
@@ -30,14 +32,18 @@ pub(super) fn add(ctx: &Ctx, lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
-/// The words of a microvm under KVM that boots `{kernel}` and `{initrd}` of the lab, with a device.
-pub(super) fn microvm(pcie: bool, cmdline: &str, device: &[&str]) -> Vec<String> {
-    let machine = if pcie { "microvm,accel=kvm,pcie=on" } else { "microvm,accel=kvm" };
+/// The words of a machine under KVM that boots `{kernel}` and `{initrd}` of the lab, with a device.
+pub(super) fn words(pcie: bool, cmdline: &str, device: Qemu) -> Vec<String> {
+    let (machine, memory, device) = match device {
+        Qemu::Microvm(device) if pcie => ("microvm,accel=kvm,pcie=on", "512M", device),
+        Qemu::Microvm(device) => ("microvm,accel=kvm", "512M", device),
+        Qemu::Q35(device) => ("q35,accel=kvm", "512M,maxmem=1G", device),
+    };
     let line = "folder=$(dirname {qemu}); exec {loader} --library-path $folder {qemu} -L $folder \"$@\"";
     let own = [
         ["/bin/sh", "-c"].as_slice(),
         &[line, "sh", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-nic", "none"],
-        &["-M", machine, "-cpu", "host", "-m", "512M", "-smp", "1", "-serial", "stdio"],
+        &["-M", machine, "-cpu", "host", "-m", memory, "-smp", "1", "-serial", "stdio"],
         &["-kernel", "{kernel}", "-initrd", "{initrd}", "-append", cmdline],
     ];
     let bus = |word: &&str| {
