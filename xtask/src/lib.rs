@@ -6,6 +6,7 @@ pub mod cache;
 pub mod cpio;
 pub mod ctx;
 pub mod debs;
+pub mod drivers;
 pub mod foreign;
 pub mod guard;
 pub mod guests;

@@ -14,28 +14,16 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use tests::{Guest, PORT, suite};
-use xtask::built;
 use xtask::ctx::Ctx;
 use xtask::kernel::Kernel;
 use xtask::lab::Lab;
+use xtask::{built, drivers};
 
 /// What a workload says when it has come to its end.
 const DONE: &str = "guest: done";
 /// Kernel and initramfs.
 const DEBIAN: [&str; 2] = ["{kernel}", "{initrd}"];
 const FAST: [&str; 2] = ["{fast}", "{bare}"];
-/// What Debian's kernel needs.
-const MODULES: [&str; 9] = [
-    "virtio_mmio",
-    "virtio_pci",
-    "virtio_net",
-    "vmw_vsock_virtio_transport",
-    "virtio_blk",
-    "virtio_pmem",
-    "nd_pmem",
-    "virtio_console",
-    "virtio_rng",
-];
 /// In the lab: a tap whose other end is the guest, and somebody who serves by it and behind the vsock device.
 const LAB: &str = "tunctl -t tap0 >/dev/null; ip address add 10.0.0.1/24 dev tap0; ip link set tap0 up; \
     {wire} serve tcp:10.0.0.1:5000 udp:10.0.0.1:5001 unix:{out}/v_5000 >/dev/null & ";
@@ -71,8 +59,9 @@ fn lab(ctx: &Ctx, place: &Path) -> Result<Lab> {
     let wire = built::wire(ctx);
     let program = fs::read(&wire).with_context(|| format!("cannot read {}", wire.display()))?;
     let mut lab = suite::nested_lab(ctx)?;
-    for (name, modules) in [("initrd", MODULES.as_slice()), ("bare", &[])] {
-        let mut cpio = suite::initramfs(ctx, &kernel, modules)?;
+    let all = drivers::of(["--disk", "--pmem", "--net", "--vsock", "--rng", "--port"]);
+    for (name, modules) in [("initrd", all), ("bare", Vec::new())] {
+        let mut cpio = suite::initramfs(ctx, &kernel, &modules)?;
         cpio.program("bin/wire", program.clone());
         let initrd = place.join(name);
         fs::write(&initrd, cpio.build()?)?;

@@ -13,14 +13,14 @@ use agent::{Status, Step};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::phase::{self, Phase, Whose};
-use super::scenario::{Devices, Entry, Guest, Scenario};
+use super::scenario::{Devices, Entry, Guest, Scenario, device_flags};
 use crate::ctx::Ctx;
 use crate::kernel::Kernel;
 use crate::lab::{self, Lab, Speed, StepReport, Way};
 use crate::profile::{self, Programs, Start, Symbols};
 use crate::timeline::{self, Row};
 use crate::tuned::{Recipe, Variant};
-use crate::{built, guests, initramfs};
+use crate::{built, drivers, guests, initramfs};
 
 /// What is started, and the names of its functions.
 #[derive(Clone, Debug)]
@@ -61,17 +61,6 @@ const STARTS: usize = 5;
 const SEEDS: [u64; 3] = [1, 2, 3];
 /// Virtual time for a start: several times what the longest needs. A stalled one takes a minute and more of wall time.
 const DEADLINE_MS: u64 = 6_000;
-/// What Debian's kernel needs for the devices.
-const MODULES: [&str; 8] = [
-    "virtio_mmio",
-    "virtio_pci",
-    "virtio_rng",
-    "virtio_blk",
-    "virtio_pmem",
-    "nd_pmem",
-    "virtio_net",
-    "vmw_vsock_virtio_transport",
-];
 /// Bytes of what is on the disk, and of persistent memory.
 const IMAGE_LEN: u64 = 2 << 20;
 /// Where jiffy keeps unpacked kernels in the lab.
@@ -199,14 +188,14 @@ fn lab(ctx: &Ctx, subjects: &Subjects, scenarios: &[Scenario], place: &Path, see
     lab.file("rom", &built::FIRMWARE.path(ctx)?);
     lab.modules.push("tun".to_owned());
     let debian = Kernel::debian(ctx)?;
-    for (name, modules) in [("initrd", [].as_slice()), ("initrd-with-modules", &MODULES)] {
+    for (name, modules) in [("initrd", Vec::new()), ("initrd-with-modules", drivers::of(device_flags()))] {
         let load = modules.iter().map(|&name| Directive::Module { name, parameters: "" });
         let greet = [Directive::Hostname("guest"), Directive::Exec("/init"), Directive::Arg("greet")];
         let config: Vec<_> = load.chain(greet).collect();
         let init = fs::read(&subjects.init).with_context(|| subjects.init.display().to_string())?;
         let mut cpio = initramfs::with_init(init, &config)?;
         if !modules.is_empty() {
-            initramfs::add_modules(&mut cpio, &debian, modules)?;
+            initramfs::add_modules(&mut cpio, &debian, &modules)?;
         }
         let initrd = place.join(name);
         fs::write(&initrd, cpio.build()?)?;

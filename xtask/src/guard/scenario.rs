@@ -60,6 +60,11 @@ const DEVICES: [(&str, &[&str]); 5] = [
 ];
 const TRANSPORTS: [&str; 2] = ["mmio", "pci"];
 
+/// The flags of all of them.
+pub(super) fn device_flags() -> impl Iterator<Item = &'static str> {
+    DEVICES.iter().flat_map(|(_, flags)| flags.iter().copied())
+}
+
 /// Sizes of RAM, in MiB: small, usual, and one with a part above 4 GiB.
 const SIZES: [u32; 3] = [128, 512, 4096];
 

@@ -12,14 +12,13 @@ use std::time::Duration;
 use abi::init_config::Directive;
 use agent::{Event, Status, Stdin};
 use anyhow::{Context, Result, bail, ensure};
-use xtask::built;
 use xtask::ctx::{Ctx, FAILED};
-use xtask::initramfs;
 use xtask::kernel::Kernel;
 use xtask::lab::qemu::{Input, Machine};
 use xtask::lab::{self, Lab, Speed, Way};
 use xtask::probe::{self, Level};
 use xtask::tuned::{Recipe, Tuned, Variant};
+use xtask::{built, drivers, initramfs};
 
 use super::build;
 
@@ -180,8 +179,10 @@ fn prepare(ctx: &Ctx, args: &Args, place: Place, folder: &Path) -> Result<Guest>
         [line] => vec!["/bin/sh", "-c", line],
         words => words.iter().map(String::as_str).collect(),
     };
-    let drivers =
-        if matches!(modules, Modules::Package(_)) { host::drivers(&args.jiffy) } else { Vec::new() };
+    let drivers = match modules {
+        Modules::Package(_) => drivers::of(args.jiffy.iter().map(String::as_str)),
+        _ => Vec::new(),
+    };
     let mut config: Vec<_> = drivers.iter().map(|&name| Directive::Module { name, parameters: "" }).collect();
     config.extend([Directive::Hostname("guest"), Directive::Exec(words[0])]);
     config.extend(words[1..].iter().map(|&word| Directive::Arg(word)));

@@ -37,26 +37,6 @@ pub fn root(jiffy: &[String]) -> bool {
     lines.flat_map(str::split_whitespace).any(|word| word.starts_with("root="))
 }
 
-/// What Debian's kernel has to load for the devices that `jiffy` is to make.
-pub fn drivers(jiffy: &[String]) -> Vec<&'static str> {
-    const DRIVERS: [(&[&str], &[&str]); 6] = [
-        (&["--disk"], &["virtio_blk"]),
-        (&["--net"], &["virtio_net"]),
-        (&["--vsock"], &["vmw_vsock_virtio_transport"]),
-        (&["--pmem"], &["virtio_pmem", "nd_pmem"]),
-        (&["--rng"], &["virtio_rng"]),
-        (&["--console-device", "--port"], &["virtio_console"]),
-    ];
-    let is_given = |flag: &&str| {
-        jiffy
-            .iter()
-            .any(|word| word.strip_prefix(flag).is_some_and(|rest| rest.is_empty() || rest.starts_with('=')))
-    };
-    let wanted = DRIVERS.iter().filter(|(flags, _)| flags.iter().any(is_given));
-    let drivers: Vec<_> = wanted.flat_map(|(_, drivers)| drivers.iter().copied()).collect();
-    if drivers.is_empty() { drivers } else { [&["virtio_mmio", "virtio_pci"][..], &drivers].concat() }
-}
-
 /// Words that make the taps in the lab, and then run what follows: the lab is 10.0.N.1 in the network of tap number N,
 /// counted from 0.
 pub fn plug(taps: &[&str]) -> Vec<String> {
@@ -232,13 +212,6 @@ mod tests {
         assert_eq!(lab.memory_mib, memory + 12);
         let error = images(&words(&["--disk", "path=/no/such"]), &mut lab).unwrap_err();
         assert!(error.to_string().contains("/no/such"), "{error}");
-    }
-
-    #[test]
-    fn drivers_of_devices() {
-        assert!(drivers(&words(&["--memory", "1G", "--rngs"])).is_empty());
-        let found = drivers(&words(&["--rng", "--disk=path=x", "--disk", "path=y"]));
-        assert_eq!(found, ["virtio_mmio", "virtio_pci", "virtio_blk", "virtio_rng"]);
     }
 
     #[test]

@@ -32,7 +32,7 @@ use xtask::ctx::Ctx;
 use xtask::kernel::Kernel;
 use xtask::lab::{self, Lab, Speed, StepReport, Way};
 use xtask::tuned::{Recipe, Variant};
-use xtask::{built, initramfs};
+use xtask::{built, drivers, initramfs};
 
 use crate::tasks::build;
 use crate::tasks::profile::report::Tables;
@@ -89,19 +89,6 @@ enum Guest {
     /// Debian's, with its drivers as modules.
     Debian,
 }
-
-/// The drivers that Debian's kernel loads.
-const MODULES: [&str; 9] = [
-    "virtio_mmio",
-    "virtio_pci",
-    "virtio_blk",
-    "virtio_net",
-    "vmw_vsock_virtio_transport",
-    "virtio_console",
-    "virtio_rng",
-    "virtio_pmem",
-    "nd_pmem",
-];
 
 /// What does the work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum)]
@@ -298,14 +285,15 @@ fn lab(ctx: &Ctx, args: &Args, place: &Path) -> Result<Lab> {
     lab.modules.extend(["tun", "vhost_vsock"].map(str::to_owned));
     let programs = [("io-load", built::tool(ctx, "io-load")), ("wire", built::wire(ctx))];
     let debian = if args.kernel == Guest::Debian { Some(Kernel::debian(ctx)?) } else { None };
-    let modules = if debian.is_some() { MODULES.as_slice() } else { &[] };
+    let modules =
+        if debian.is_some() { drivers::of(PARTS.iter().flat_map(|part| part.jiffy)) } else { Vec::new() };
     let mut config: Vec<_> = modules.iter().map(|&name| Directive::Module { name, parameters: "" }).collect();
     config.extend([Directive::Exec("/bin/sh"), Directive::Arg("/load")]);
     let mut cpio = initramfs::with_init(built::INIT.read(ctx)?, &config)?;
     initramfs::add_busybox(&mut cpio, ctx)?;
     let kernel = match &debian {
         Some(kernel) => {
-            initramfs::add_modules(&mut cpio, kernel, modules)?;
+            initramfs::add_modules(&mut cpio, kernel, &modules)?;
             kernel.vmlinux(ctx)?
         }
         None => Recipe::read(ctx, Variant::Fast)?.build(ctx)?.vmlinux(),
