@@ -16,8 +16,10 @@ pub(super) fn print(part: &Part, systems: &[System], figures: &Figures) {
         if !systems.iter().any(|&system| figure(system).is_some()) {
             continue;
         }
-        let cells: String =
-            systems.iter().map(|&system| figure(system).map_or_else(String::new, cell)).collect();
+        let cells: String = systems
+            .iter()
+            .map(|&system| format!("{:>16}", figure(system).map_or_else(String::new, cell)))
+            .collect();
         let thousands = |system| Some(figure(system)?.instructions as f64 / 1e3);
         let qemu = thousands(System::Qemu).or_else(|| thousands(System::QemuPci));
         let share = |system| share(thousands(system)?, thousands(System::Limit)?, qemu?);
@@ -54,7 +56,7 @@ pub(super) fn json(part: &Part, figures: &Figures) -> Result<()> {
 
 fn cell(figure: Figure) -> String {
     let exits = figure.exits.map_or_else(String::new, |exits| format!(" ({exits:.2})"));
-    format!("{:>16}", format!("{:.2}{exits:>8}", figure.instructions as f64 / 1e3))
+    format!("{:.2}{exits:>8}", figure.instructions as f64 / 1e3)
 }
 
 /// What we add to the limit, as a share of what QEMU adds.
