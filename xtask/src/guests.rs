@@ -52,6 +52,24 @@ pub fn payload(ctx: &Ctx, name: &str, form: Form) -> Result<PathBuf> {
     assemble(ctx, &format!("payload/{name}"), &Path::new("payload").join(script), flags, suffix)
 }
 
+/// Bytes of a block of what the guests `block` and `pmem` read and write.
+pub const BLOCK: u32 = 4096;
+/// And how many there are.
+pub const BLOCKS: u32 = 64;
+
+/// All of it, before they have run or after: in each block the number of its first sector, and at the end the
+/// complement of that, or the other way round.
+#[must_use]
+pub fn disk(written: bool) -> Vec<u8> {
+    let block = |number: u32| {
+        let sector = number * (BLOCK / 512);
+        let (first, last) = if written { (!sector, sector) } else { (sector, !sector) };
+        let rest = vec![0; BLOCK as usize - 8];
+        [first.to_le_bytes().to_vec(), rest, last.to_le_bytes().to_vec()].concat()
+    };
+    (0..BLOCKS).flat_map(block).collect()
+}
+
 fn assemble(ctx: &Ctx, name: &str, script: &Path, flags: &[&str], suffix: &str) -> Result<PathBuf> {
     let sources = ctx.root.join("tests/guests");
     let to = ctx.target.join("guests").join(format!("{name}{suffix}"));

@@ -19,8 +19,7 @@ const CHECKS: [(&str, &str); 5] = [
     ("ports", "ports: all as they should be"),
     ("exit", "exit: with the status asked for"),
 ];
-const OTHERS: [&str; 11] =
-    ["acpi-reset", "cfg", "echo", "flood", "mark", "panic", "reset", "spin", "sse", "triple", "virtio"];
+const OTHERS: [&str; 9] = ["acpi-reset", "echo", "flood", "mark", "panic", "reset", "spin", "sse", "triple"];
 
 /// All runs; adds to the lab the guests that they need.
 pub(crate) fn runs(ctx: &Ctx, lab: &mut Lab) -> Result<Vec<Guest>> {
@@ -38,7 +37,7 @@ pub(crate) fn runs(ctx: &Ctx, lab: &mut Lab) -> Result<Vec<Guest>> {
 }
 
 /// The guest of this name, with the least memory that it can have.
-fn tiny(test: &str, guest: &str) -> Guest {
+pub(crate) fn tiny(test: &str, guest: &str) -> Guest {
     Guest::new(test).flag("kernel", &format!("{{{guest}}}")).flag("memory", "4M")
 }
 
@@ -50,21 +49,6 @@ fn checks() -> Vec<Guest> {
             runs.push(run.flag("cmdline", "status=0").says(message));
         }
     }
-    for machine in ["fast", "legacy"] {
-        for transport in ["mmio", "pci"] {
-            let run =
-                tiny(&format!("guest::virtio_{transport}_{machine}"), "virtio").flag("machine", machine);
-            runs.push(
-                run.args(&["--rng"])
-                    .flag("transport", transport)
-                    .says("virtio: every request was answered")
-                    .says("virtio: it works after a reset"),
-            );
-        }
-    }
-    let window = tiny("guest::virtio_pci_window", "cfg").args(&["--rng"]).flag("transport", "pci");
-    runs.push(window.says("cfg: all well"));
-    runs.push(tiny("guest::virtio_without", "virtio").says("virtio: there is no entropy device").exits(1));
     let sizes = [("2M", 1), ("128M", 2), ("3G", 4), ("5G", 8), ("64G", 1)];
     runs.extend(sizes.map(|(memory, cpus)| {
         Guest::new(&format!("guest::{memory}_{cpus}_cpus"))

@@ -5,6 +5,7 @@ mod bad_disks;
 mod bad_input;
 mod guests;
 mod terminal;
+mod virtio;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -34,6 +35,7 @@ fn obey_signals() {
 fn trials(ctx: &Ctx, place: &Path) -> Result<Vec<Trial>> {
     let mut lab = suite::tiny_lab(ctx)?;
     let mut runs = guests::runs(ctx, &mut lab)?;
+    runs.extend(virtio::runs(ctx, &mut lab, place)?);
     runs.extend(bad_input::runs(ctx, &mut lab, place)?);
     runs.extend(bad_disks::runs(&mut lab, place)?);
     let mut trials = terminal::trials(ctx, lab.way)?;

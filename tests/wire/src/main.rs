@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! wire serve ADDRESS…                   answers whoever connects
+//! wire echo ADDRESS                     sends back to one who connects what comes, as it comes
 //! wire wait ADDRESS                     until somebody connects
 //! wire knock ADDRESS                    whether somebody listens
 //! wire call ADDRESS round SIZE COUNT    so many messages there and back
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
 fn run(words: &[&str]) -> Result<()> {
     match words {
         ["serve", addresses @ ..] => serve(addresses),
+        ["echo", address] => echo(address.parse::<Address>()?.listen()?()?, 4096),
         ["wait", address] => address.parse::<Address>()?.listen()?().map(drop),
         ["knock", address] => address.parse::<Address>()?.try_connect().map(drop),
         ["call", address, rest @ ..] => {
@@ -85,7 +87,7 @@ fn run(words: &[&str]) -> Result<()> {
         ["join", one, other] => join::join([one, other]),
         ["tap", name, queues, words @ ..] => tap::hand_over(name, queues.parse()?, words),
         _ => bail!(
-            "serve ADDRESS…, wait ADDRESS, knock ADDRESS, measure ADDRESS CASE…, join TAP TAP, \
+            "serve ADDRESS…, echo ADDRESS, wait ADDRESS, knock ADDRESS, measure ADDRESS CASE…, join TAP TAP, \
              tap NAME QUEUES COMMAND…, \
              or call ADDRESS round|give|take|many|half|hold …"
         ),
@@ -132,16 +134,7 @@ fn answer(mut stream: Box<dyn Duplex>) -> Result<()> {
     let [what, number @ ..] = request;
     let number = u64::from_be_bytes(number);
     match what {
-        ECHO => {
-            let mut buffer = vec![0; usize::try_from(number)?];
-            loop {
-                let len = stream.read(&mut buffer)?;
-                if len == 0 {
-                    return stream.end();
-                }
-                stream.write_all(&buffer[..len])?;
-            }
-        }
+        ECHO => echo(stream, usize::try_from(number)?),
         GIVE => {
             Pattern::default().check(&mut stream, number)?;
             Ok(stream.write_all(b"!")?)
@@ -155,6 +148,18 @@ fn answer(mut stream: Box<dyn Duplex>) -> Result<()> {
             Ok(stream.write_all(b"!")?)
         }
         other => bail!("unknown request {other}"),
+    }
+}
+
+/// Sends back what comes, up to `most` bytes at a time.
+fn echo(mut stream: Box<dyn Duplex>, most: usize) -> Result<()> {
+    let mut buffer = vec![0; most];
+    loop {
+        let len = stream.read(&mut buffer)?;
+        if len == 0 {
+            return stream.end();
+        }
+        stream.write_all(&buffer[..len])?;
     }
 }
 
