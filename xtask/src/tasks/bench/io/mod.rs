@@ -191,7 +191,7 @@ pub fn run(ctx: &Ctx, args: &Args) -> Result<ExitCode> {
         }
     }
     if args.part.iter().any(|name| name == parts::NATIVE) {
-        let times = native::measure(ctx)?;
+        let times = native::measure(ctx, &args.system)?;
         if args.json {
             println!("{}", serde_json::to_string(&times)?);
         } else {
