@@ -75,8 +75,16 @@ const CASES: &[Case] = &[
         &["--kernel", "{mark}", "--rng=transport=mmio-cmdline"],
         &["mmio-cmdline", "--machine legacy"],
     ),
-    ("net_without_an_end", &["--kernel", "{mark}", "--net", "mtu=1500"], &["net[0]", "tap or a passt"]),
-    ("net_two_ends", &["--kernel", "{mark}", "--net", "tap=a,passt=b"], &["net[0]", "name one"]),
+    (
+        "net_without_an_end",
+        &["--kernel", "{mark}", "--net", "mtu=1500"],
+        &["--net mtu=1500: nothing", "tap or a passt"],
+    ),
+    (
+        "net_two_ends",
+        &["--kernel", "{mark}", "--net", "tap=a,passt=b"],
+        &["--net tap=a,passt=b: ", "name one"],
+    ),
     ("net_name_too_long", &["--kernel", "{mark}", "--net", "tap=sixteencharacter"], &["--net", "15 bytes"]),
     ("net_no_tap", &["--kernel", "{mark}", "--net", "tap=fd:2"], &["--net fd:2", "no descriptor of a tap"]),
     ("net_not_a_tap", &["--kernel", "{mark}", "--net", "tap=lo"], &["--net lo"]),

@@ -34,7 +34,7 @@ pub enum Error {
     /// The value of a flag cannot be.
     #[error("{flag}: {source}")]
     Value {
-        /// The flag, with its leading dashes.
+        /// The flag, with its leading dashes, and for devices what is said of this one.
         flag: String,
         /// What is wrong with it.
         source: ValueError,
@@ -78,7 +78,12 @@ fn instead_of_parsing(e: &clap::Error) -> Result<Command, Error> {
     }
     let value_error = std::error::Error::source(e).and_then(|source| source.downcast_ref());
     if let (Some(source), Some(ContextValue::String(arg))) = (value_error, e.get(ContextKind::InvalidArg)) {
-        let flag = arg.split([' ', '[']).next().unwrap_or(arg).to_owned();
+        let flag = arg.split([' ', '[']).next().unwrap_or(arg);
+        // A flag of devices can be given several times.
+        let flag = match source {
+            ValueError::Pairs { text, .. } => format!("{flag} {}", OneLine(text)),
+            _ => flag.to_owned(),
+        };
         return Err(Error::Value { flag, source: ValueError::clone(source) });
     }
     // What is wrong and perhaps a tip; then come the usage and where there is help.

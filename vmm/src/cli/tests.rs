@@ -147,7 +147,7 @@ fn errors_say_where_what_and_what_to_do() {
         ),
         (
             "run --kernel k --memory 3M,huge=2M",
-            "memory: 3M is not a whole number of 2M huge pages: give a multiple of 2M, or huge=thp",
+            "--memory: 3M is not a whole number of 2M huge pages: give a multiple of 2M, or huge=thp",
         ),
         (
             "run --kernel fd:x",
@@ -164,6 +164,30 @@ fn errors_say_where_what_and_what_to_do() {
         ),
         ("run --unpack maybe", "--unpack: `maybe` is neither on nor off: write one of them"),
         ("run --invtsc=1", "--invtsc: `1` is neither on nor off: write one of them"),
+        (
+            "run --disk path=a --disk path=b,queues=1000",
+            "--disk path=b,queues=1000: queues: `1000` is no number of queues: give 1 to 255",
+        ),
+        (
+            "run --net tap=a,queues=0",
+            "--net tap=a,queues=0: queues: `0` is no number of queues: give 1 to 255",
+        ),
+        ("run --disk foo.img", "--disk foo.img: `foo.img` is no option: did you mean path=foo.img?"),
+        ("run --net tap0", "--net tap0: `tap0` is no option: did you mean tap=tap0?"),
+        ("run --net mtu=1500", "--net mtu=1500: nothing is at its other end: name a tap or a passt"),
+        (
+            "run --kernel k --net tap=a --net tap=b --net tap=a",
+            "--net: two have the tap `a`: give each one of its own",
+        ),
+        (
+            "run --kernel k --port name=a,file=b --port name=a,file=c",
+            "--port: two have the name `a`: give each one of its own",
+        ),
+        (
+            "run --firmware f --fw-cfg name=x",
+            "--fw-cfg name=x: give its content by file=FILE or by string=TEXT",
+        ),
+        ("run --rng=pci", "--rng pci: `pci` is no option: did you mean transport=pci?"),
         ("run --console tty", "--console: `tty` is no place for a console: write stdio, file=PATH or off"),
         ("run --timeline-origin -1", "unexpected argument '-1' found; --help explains"),
         (
@@ -172,11 +196,11 @@ fn errors_say_where_what_and_what_to_do() {
         ),
         (
             "run --firmware f --initrd i",
-            "initrd: this is for a kernel, and there is none: give a kernel as well, or leave this out",
+            "--initrd: this is for a kernel, and there is none: give a kernel as well, or leave this out",
         ),
         (
             "run --firmware f --cmdline c",
-            "cmdline: this is for a kernel, and there is none: give a kernel as well, or leave this out",
+            "--cmdline: this is for a kernel, and there is none: give a kernel as well, or leave this out",
         ),
         (
             "run --config /nonexistent/x",

@@ -6,7 +6,8 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::value::{text, text_or_number};
+use super::pairs::Device;
+use super::value::{queues, text, text_or_number};
 use super::{FileRef, RateLimit, TokenBucket, TransportKind, ValueError};
 
 /// A disk, which the guest sees as a virtio block device.
@@ -35,6 +36,7 @@ pub struct DiskConfig {
     #[serde(default)]
     pub io: IoEngine,
     /// Number of queues; one for each vCPU lets them work side by side. By default 1.
+    #[serde(default, deserialize_with = "queues")]
     #[schemars(with = "Option<u8>", range(min = 1))]
     pub queues: Option<NonZeroU8>,
     /// What the guest finds as the disk's serial number, up to 20 bytes of ASCII.
@@ -52,6 +54,8 @@ pub struct DiskConfig {
     /// How the guest reaches it; as `transport` says for all if it is not given.
     pub transport: Option<TransportKind>,
 }
+
+impl Device for DiskConfig {}
 
 impl DiskConfig {
     /// A disk on this image, with nothing said about it.
@@ -261,18 +265,21 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said() {
         for (text, expected) in [
-            ("", "missing field `path`"),
-            ("path=a,queues=0", "invalid value: integer `0`, expected a nonzero u8"),
+            ("", "`path` is missing: add path=…"),
+            ("path=a,queues=0", "queues: `0` is no number of queues: give 1 to 255"),
             (
                 "path=a,serial=123456789012345678901",
-                "`123456789012345678901` is no serial number: write at most 20 ASCII characters",
+                "serial: `123456789012345678901` is no serial number: write at most 20 ASCII characters",
             ),
-            ("path=a,serial=\u{e4}", "`\u{e4}` is no serial number: write at most 20 ASCII characters"),
+            (
+                "path=a,serial=\u{e4}",
+                "serial: `\u{e4}` is no serial number: write at most 20 ASCII characters",
+            ),
             (
                 "path=a,physical-block-size=1000",
-                "`1000` is no size of blocks: give a power of two from 512 to 2M, such as 4096 or 4K",
+                "physical-block-size: `1000` is no size of blocks: give a power of two from 512 to 2M, such as 4096 or 4K",
             ),
-            ("path=a,overlay=", "the path is empty: name a file"),
+            ("path=a,overlay=", "overlay: the path is empty: name a file"),
         ] {
             assert_eq!(pairs::parse::<DiskConfig>(text).unwrap_err().to_string(), expected);
         }

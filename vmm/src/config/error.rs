@@ -75,8 +75,16 @@ pub enum ValueError {
     #[error("`{}` is not a name for a port: give 1 to 64 letters, digits, `.`, `-` or `_`", OneLine(.0))]
     PortName(String),
     /// A device whose options make none.
-    #[error("{}", OneLine(.0))]
-    Pairs(String),
+    #[error("{}", OneLine(.reason))]
+    Pairs {
+        /// All of the device's options: it may be one of several.
+        text: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Not a number of queues.
+    #[error("`{}` is no number of queues: give 1 to {max}", OneLine(.0), max = u8::MAX)]
+    Queues(String),
     /// Not the serial number of a disk.
     #[error("`{}` is no serial number: write at most {max} ASCII characters", OneLine(.0), max = super::Serial::MAX)]
     Serial(String),
@@ -176,17 +184,14 @@ pub enum Error {
     )]
     NothingToBoot,
     /// Something that only a firmware could use.
-    #[error("{0}: this is for a firmware, and there is none: give --firmware as well, or leave this out")]
+    #[error("--{0}: this is for a firmware, and there is none: give --firmware as well, or leave this out")]
     NeedsFirmware(&'static str),
-    /// A file for a firmware without content, or with two.
-    #[error("fw-cfg {}: give its content by file=FILE or by string=TEXT", OneLine(.0))]
-    FwCfgContent(String),
     /// Something that only a kernel could use.
-    #[error("{0}: this is for a kernel, and there is none: give a kernel as well, or leave this out")]
+    #[error("--{0}: this is for a kernel, and there is none: give a kernel as well, or leave this out")]
     NeedsKernel(&'static str),
     /// Memory that its huge pages do not fill.
     #[error(
-        "memory: {size} is not a whole number of {page} huge pages: give a multiple of {page}, or huge=thp"
+        "--memory: {size} is not a whole number of {page} huge pages: give a multiple of {page}, or huge=thp"
     )]
     PartialHugePage {
         /// The memory.
@@ -194,13 +199,15 @@ pub enum Error {
         /// The huge page.
         page: MemorySize,
     },
-    /// A device whose options do not go together.
-    #[error("{flag}: {reason}")]
-    Device {
-        /// The flag, and which of its devices.
-        flag: String,
-        /// What is wrong.
-        reason: ValueError,
+    /// Devices of which two claim what only one can have.
+    #[error("--{key}: two have the {what} `{}`: give each one of its own", OneLine(.value))]
+    Twice {
+        /// Their flag, without dashes.
+        key: &'static str,
+        /// The option.
+        what: &'static str,
+        /// What both say.
+        value: String,
     },
     /// A valid configuration that a file cannot hold.
     #[error("--print-config: {}, which a configuration file must be: rename it, or hand it over as fd:N", OneLine(.0))]

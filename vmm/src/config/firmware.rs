@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::FileRef;
+use super::pairs::Device;
 
 /// A file of the firmware configuration device, from a file or from text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -31,3 +32,14 @@ pub struct ModuleConfig {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub cmdline: String,
 }
+
+impl Device for FwCfgFile {
+    fn check(&self) -> Result<(), &'static str> {
+        if self.file.is_some() == self.string.is_some() {
+            return Err("give its content by file=FILE or by string=TEXT");
+        }
+        Ok(())
+    }
+}
+
+impl Device for ModuleConfig {}

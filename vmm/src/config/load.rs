@@ -6,6 +6,7 @@ use std::ops::Range;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::keys::{fields, nearest};
@@ -81,19 +82,38 @@ const MEMORY: &str = "memory";
 
 fn parse_toml(file: &FileRef, text: &str) -> Result<RawConfig, Error> {
     let mut entries = Vec::new();
-    let invalid = |e: &toml::de::Error, entries: &[Entry]| {
+    let invalid = |e: &toml::de::Error| {
         let start = e.span().map(|span| span.start);
-        let around = |entry: &&Entry| {
-            start.zip(entry.at.as_ref()).is_some_and(|(start, (_, value))| value.contains(&start))
-        };
-        let key = entries.iter().rfind(around).map(Entry::path).unwrap_or_default();
+        let key = start.and_then(|at| key_at(DeTable::parse(text).ok()?.get_ref(), at)).unwrap_or_default();
         let line = start.map(|start| line_of(text.as_bytes(), start));
         Error::Invalid { place: Place { file: file.clone(), line, key }, reason: e.message().to_owned() }
     };
-    let document = DeTable::parse(text).map_err(|e| invalid(&e, &entries))?;
+    let document = DeTable::parse(text).map_err(|e| invalid(&e))?;
     list_toml("", document.get_ref(), &mut entries);
     check_keys(file, text, &entries)?;
-    RawConfig::deserialize(toml::de::Deserializer::from(document)).map_err(|e| invalid(&e, &entries))
+    RawConfig::deserialize(toml::de::Deserializer::from(document)).map_err(|e| invalid(&e))
+}
+
+/// The key that a byte belongs to, with the tables around it, such as `disk[1].queues`.
+fn key_at(table: &DeTable<'_>, at: usize) -> Option<String> {
+    table.iter().find_map(|(key, value)| {
+        let own = || key.span().contains(&at).then(String::new);
+        path_at(value, at).or_else(own).map(|path| format!("{}{path}", key.get_ref()))
+    })
+}
+
+/// What of a value a byte belongs to; nothing more is to be said of the value as a whole. Tables of an array are where
+/// their headers are, so what is in a value is not always within it.
+fn path_at(value: &Spanned<DeValue<'_>>, at: usize) -> Option<String> {
+    let inner = match value.get_ref() {
+        DeValue::Table(table) => key_at(table, at).map(|path| format!(".{path}")),
+        DeValue::Array(items) => items
+            .iter()
+            .enumerate()
+            .find_map(|(index, item)| path_at(item, at).map(|path| format!("[{index}]{path}"))),
+        _ => None,
+    };
+    inner.or_else(|| value.span().contains(&at).then(String::new))
 }
 
 fn list_toml(table: &'static str, content: &DeTable<'_>, entries: &mut Vec<Entry>) {
@@ -122,18 +142,24 @@ fn parse_json(file: &FileRef, text: &str) -> Result<RawConfig, Error> {
     read_json(file, text, &content)
 }
 
-/// Reads JSON. An error says the line, and the key if one of those in `content` is to blame.
+/// Reads JSON. An error says the line, and the key if one of those in `content` is to blame, and which of its array.
 pub(super) fn read_json<T: DeserializeOwned>(
     file: &FileRef,
     text: &str,
     content: &Map<String, Value>,
 ) -> Result<T, Error> {
     serde_json::from_str(text).map_err(|e| {
-        let fails_alone = |&(key, value): &(&String, &Value)| {
+        let fails_alone = |key: &String, value: &Value| {
             let alone = Value::Object(Map::from_iter([(key.clone(), value.clone())]));
             serde_json::from_str::<T>(&alone.to_string()).is_err()
         };
-        let key = content.iter().find(fails_alone).map(|(key, _)| key.clone()).unwrap_or_default();
+        let which = |key: &String, value: &Value| {
+            let items = value.as_array().map(Vec::as_slice).unwrap_or_default();
+            let fails = |item: &Value| fails_alone(key, &Value::Array(vec![item.clone()]));
+            items.iter().position(fails).map_or_else(|| key.clone(), |index| format!("{key}[{index}]"))
+        };
+        let failing = content.iter().find(|(key, value)| fails_alone(key, value));
+        let key = failing.map(|(key, value)| which(key, value)).unwrap_or_default();
         let message = e.to_string();
         let position = format!(" at line {} column {}", e.line(), e.column());
         Error::Invalid {

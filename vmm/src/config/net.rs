@@ -8,7 +8,8 @@ use schemars::JsonSchema;
 use serde::de::{Deserialize, Deserializer};
 use serde::{Deserialize as DeriveDeserialize, Serialize, Serializer};
 
-use super::value::text;
+use super::pairs::Device;
+use super::value::{queues, text};
 use super::{FileRef, RateLimit, TokenBucket, TransportKind, ValueError};
 
 /// A network card.
@@ -29,6 +30,8 @@ pub struct NetConfig {
     #[schemars(with = "Option<u16>", range(min = 68))]
     pub mtu: Option<Mtu>,
     /// Pairs of queues, for guests with several CPUs; 1 if it is not given.
+    #[serde(default, deserialize_with = "queues")]
+    #[schemars(with = "Option<u8>", range(min = 1))]
     pub queues: Option<NonZeroU8>,
     /// Limit to bytes that the guest receives, such as "10M", "1M/100ms" or "10M+100M".
     #[schemars(schema_with = "super::schema::text_or_number")]
@@ -62,10 +65,11 @@ impl NetConfig {
             _ => self.queues.map_or(1, |queues| queues.get().into()),
         }
     }
+}
 
-    /// Checks what keys say together.
-    pub(super) fn check(&self) -> Result<(), ValueError> {
-        let wrong = match (&self.tap, &self.passt) {
+impl Device for NetConfig {
+    fn check(&self) -> Result<(), &'static str> {
+        Err(match (&self.tap, &self.passt) {
             (None, None) => "nothing is at its other end: name a tap or a passt",
             (Some(_), Some(_)) => "a tap and a passt are too much: name one",
             (None, Some(_)) if self.pairs() > 1 => "passt has one pair of queues: leave out queues",
@@ -75,8 +79,7 @@ impl NetConfig {
                 "each pair of queues has its descriptor: give as many as queues, or leave out queues"
             }
             _ => return Ok(()),
-        };
-        Err(ValueError::Pairs(wrong.to_owned()))
+        })
     }
 }
 
@@ -224,22 +227,18 @@ impl<'de> Deserialize<'de> for Mtu {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::pairs::parse;
-
-    fn read(text: &str) -> Result<NetConfig, ValueError> {
-        let config = parse::<NetConfig>(text)?;
-        config.check().map(|()| config)
-    }
+    use crate::config::pairs::parse as read;
 
     #[test]
     fn what_can_be_written() {
-        let config = read("tap=tap0,mac=02:ab:00:00:00:01,mtu=9000,queues=2,rx-bandwidth=10M").unwrap();
+        let config: NetConfig =
+            read("tap=tap0,mac=02:ab:00:00:00:01,mtu=9000,queues=2,rx-bandwidth=10M").unwrap();
         assert_eq!(config.tap, Some(TapRef::Name("tap0".to_owned())));
         assert_eq!(config.mac.unwrap().bytes(), [2, 0xab, 0, 0, 0, 1]);
         assert_eq!((config.mtu.unwrap().get(), config.pairs()), (9000, 2));
         assert_eq!(config.rates()[0].bandwidth.unwrap().size, 10 << 20);
-        assert_eq!(read("tap=fd:3:4").unwrap().pairs(), 2);
-        assert_eq!(read("passt=/run/p").unwrap().passt, Some(FileRef::Path("/run/p".into())));
+        assert_eq!(read::<NetConfig>("tap=fd:3:4").unwrap().pairs(), 2);
+        assert_eq!(read::<NetConfig>("passt=/run/p").unwrap().passt, Some(FileRef::Path("/run/p".into())));
         for text in ["tap0", "fd:3", "fd:3:4:5"] {
             assert_eq!(text.parse::<TapRef>().unwrap().to_string(), text);
         }
@@ -248,10 +247,12 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said() {
         let tap = |text: &str| {
-            format!("`{text}` is no tap: write the name of an interface, up to 15 bytes, or fd:N")
+            format!("tap: `{text}` is no tap: write the name of an interface, up to 15 bytes, or fd:N")
         };
         let mac = |text: &str| {
-            format!("`{text}` is no hardware address of one card: write six bytes such as 02:00:00:00:00:01")
+            format!(
+                "mac: `{text}` is no hardware address of one card: write six bytes such as 02:00:00:00:00:01"
+            )
         };
         for (text, expected) in [
             ("", "nothing is at its other end: name a tap or a passt".to_owned()),
@@ -271,10 +272,10 @@ mod tests {
             ("tap=a,mac=01:00:00:00:00:00", mac("01:00:00:00:00:00")),
             ("tap=a,mac=00:00:00:00:00:00", mac("00:00:00:00:00:00")),
             ("tap=a,mac=2:0:0:0:0:1", mac("2:0:0:0:0:1")),
-            ("tap=a,mtu=67", "`67` is no MTU: give 68 to 65535 bytes".to_owned()),
-            ("tap=a,queues=0", "invalid value: integer `0`, expected a nonzero u8".to_owned()),
+            ("tap=a,mtu=67", "mtu: `67` is no MTU: give 68 to 65535 bytes".to_owned()),
+            ("tap=a,queues=0", "queues: `0` is no number of queues: give 1 to 255".to_owned()),
         ] {
-            assert_eq!(read(text).unwrap_err().to_string(), expected, "{text}");
+            assert_eq!(read::<NetConfig>(text).unwrap_err().to_string(), expected, "{text}");
         }
     }
 }

@@ -3,25 +3,69 @@
 //!
 //! A key without a value is `on`; a comma in a value is written twice.
 
+mod failed;
+
 use std::fmt;
 use std::marker::PhantomData;
 
-use serde::de::value::{MapAccessDeserializer, MapDeserializer, SeqAccessDeserializer};
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{
-    self, Deserialize, DeserializeOwned, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visitor,
+    self, Deserialize, DeserializeOwned, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess,
+    SeqAccess, Visitor,
 };
 use serde::forward_to_deserialize_any;
 
 use super::ValueError;
+use super::keys::{fields, nearest};
 use super::value::switch;
 
+use failed::Failed;
+
+/// A device as a user writes it. A first part that is only a value is most likely that of its first field.
+pub(super) trait Device: DeserializeOwned {
+    /// Checks what its fields say together.
+    fn check(&self) -> Result<(), &'static str> {
+        Ok(())
+    }
+}
+
 /// Reads a device from the value of its flag.
-pub(super) fn parse<T: DeserializeOwned>(text: &str) -> Result<T, ValueError> {
-    let pairs = split(text).into_iter().map(|part| match part.split_once('=') {
-        Some((key, value)) => (key.to_owned(), Value(value.to_owned())),
-        None => (part, Value("on".to_owned())),
-    });
-    T::deserialize(MapDeserializer::new(pairs)).map_err(|Failed(reason)| ValueError::Pairs(reason))
+pub(super) fn parse<T: Device>(text: &str) -> Result<T, ValueError> {
+    let parts = split(text);
+    match T::deserialize(MapAccessDeserializer::new(Pairs { parts: parts.iter(), value: None })) {
+        Ok(device) => match device.check() {
+            Ok(()) => Ok(device),
+            Err(reason) => Err(ValueError::Pairs { text: text.to_owned(), reason: reason.to_owned() }),
+        },
+        Err(failed) => Err(refused(text, &parts, fields::<T>(), failed)),
+    }
+}
+
+/// Why there is no device: a key that there is not, before all else.
+fn refused(text: &str, parts: &[String], known: &[&'static str], Failed(reason): Failed) -> ValueError {
+    let stranger = parts.iter().position(|part| !known.contains(&key(part).0));
+    let reason = stranger.map_or(reason, |index| unknown(&parts[index], known, index == 0));
+    ValueError::Pairs { text: text.to_owned(), reason }
+}
+
+/// The key of a part, and its value.
+fn key(part: &str) -> (&str, Option<&str>) {
+    part.split_once('=').map_or((part, None), |(key, value)| (key, Some(value)))
+}
+
+/// What to say of a part whose key is not known.
+fn unknown(part: &str, known: &[&'static str], is_first: bool) -> String {
+    let (key, value) = key(part);
+    let options = known.join(", ");
+    let advice = match (value, nearest(key, known)) {
+        (None, _) if is_first => {
+            format!("did you mean {}={}?", known.first().unwrap_or(&""), key.replace(',', ",,"))
+        }
+        (_, Some(near)) => format!("did you mean `{near}`?"),
+        (None, None) => format!("write a comma in a value twice, or give one of {options}"),
+        (Some(_), None) => format!("give one of {options}"),
+    };
+    format!("`{key}` is no option: {advice}")
 }
 
 /// The parts between single commas.
@@ -39,46 +83,34 @@ fn split(text: &str) -> Vec<String> {
     parts
 }
 
-#[derive(Debug)]
-struct Failed(String);
-
-impl fmt::Display for Failed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
+/// The parts, one after the other. What is wrong with a value is said with its key.
+struct Pairs<'a> {
+    parts: std::slice::Iter<'a, String>,
+    value: Option<(&'a str, Option<&'a str>)>,
 }
 
-impl std::error::Error for Failed {}
+impl<'de> MapAccess<'de> for Pairs<'_> {
+    type Error = Failed;
 
-impl de::Error for Failed {
-    fn custom<T: fmt::Display>(message: T) -> Self {
-        Self(message.to_string())
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Failed> {
+        self.value = self.parts.next().map(|part| key(part));
+        self.value.map(|(key, _)| seed.deserialize(key.into_deserializer())).transpose()
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Failed> {
+        let (key, value) = self.value.take().unwrap_or_default();
+        seed.deserialize(Value(value.unwrap_or("on").to_owned())).map_err(|failed| failed.of(key))
     }
 }
 
 /// The text of one value, which becomes what the field's type asks for.
 struct Value(String);
 
-impl IntoDeserializer<'_, Failed> for Value {
-    type Deserializer = Self;
-
-    fn into_deserializer(self) -> Self {
-        self
-    }
-}
-
 impl<'de> Deserializer<'de> for Value {
     type Error = Failed;
 
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failed> {
         visitor.visit_bool(switch(&self.0).map_err(de::Error::custom)?)
-    }
-
-    fn deserialize_u64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failed> {
-        match self.0.parse() {
-            Ok(number) => visitor.visit_u64(number),
-            Err(_) => Err(de::Error::invalid_value(de::Unexpected::Str(&self.0), &visitor)),
-        }
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failed> {
@@ -102,45 +134,29 @@ impl<'de> Deserializer<'de> for Value {
         visitor.visit_newtype_struct(self)
     }
 
-    fn deserialize_u8<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failed> {
-        self.deserialize_u64(visitor)
-    }
-
-    fn deserialize_u16<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failed> {
-        self.deserialize_u64(visitor)
-    }
-
-    fn deserialize_u32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failed> {
-        self.deserialize_u64(visitor)
-    }
-
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failed> {
         visitor.visit_string(self.0)
     }
 
     forward_to_deserialize_any! {
-        i8 i16 i32 i64 i128 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple tuple_struct map
+        i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple tuple_struct map
         struct identifier ignored_any
     }
 }
 
 /// Reads one device in a file: a table, or text as its flag takes it.
-pub(super) fn one<'de, T: DeserializeOwned, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<T>, D::Error> {
+pub(super) fn one<'de, T: Device, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     deserializer.deserialize_any(OneOrMany(PhantomData, false)).map(|mut all: Vec<T>| all.pop())
 }
 
 /// Reads the devices of a kind in a file: an array, or a single one.
-pub(super) fn many<'de, T: DeserializeOwned, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Vec<T>, D::Error> {
+pub(super) fn many<'de, T: Device, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
     deserializer.deserialize_any(OneOrMany(PhantomData, true))
 }
 
 struct OneOrMany<T>(PhantomData<T>, bool);
 
-impl<'de, T: DeserializeOwned> Visitor<'de> for OneOrMany<T> {
+impl<'de, T: Device> Visitor<'de> for OneOrMany<T> {
     type Value = Vec<T>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -153,7 +169,9 @@ impl<'de, T: DeserializeOwned> Visitor<'de> for OneOrMany<T> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Vec<T>, A::Error> {
-        T::deserialize(MapAccessDeserializer::new(map)).map(|one| vec![one])
+        let one = T::deserialize(MapAccessDeserializer::new(map))?;
+        one.check().map_err(de::Error::custom)?;
+        Ok(vec![one])
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Vec<T>, A::Error> {
@@ -167,7 +185,7 @@ impl<'de, T: DeserializeOwned> Visitor<'de> for OneOrMany<T> {
 
 struct Element<T>(T);
 
-impl<'de, T: DeserializeOwned> Deserialize<'de> for Element<T> {
+impl<'de, T: Device> Deserialize<'de> for Element<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let one = one(deserializer)?;
         one.map(Self).ok_or_else(|| de::Error::custom("this names no device"))
@@ -175,65 +193,4 @@ impl<'de, T: DeserializeOwned> Deserialize<'de> for Element<T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde::Deserialize;
-
-    use super::{many, parse};
-    use crate::config::{FileRef, TransportKind};
-
-    #[derive(Debug, PartialEq, Deserialize)]
-    #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-    struct Lamp {
-        path: FileRef,
-        #[serde(default)]
-        read_only: bool,
-        watts: Option<u16>,
-        transport: Option<TransportKind>,
-    }
-
-    #[derive(Debug, Deserialize)]
-    struct House {
-        #[serde(deserialize_with = "many")]
-        lamp: Vec<Lamp>,
-    }
-
-    #[test]
-    fn text_and_tables_are_alike() {
-        let bright = || Lamp {
-            path: FileRef::Path("a,b".into()),
-            read_only: true,
-            watts: Some(60),
-            transport: Some(TransportKind::Pci),
-        };
-        let dark = || Lamp { path: FileRef::Fd(3), read_only: false, watts: None, transport: None };
-        let text = "path=a,,b,read-only,watts=60,transport=pci";
-        assert_eq!(parse::<Lamp>(text), Ok(bright()));
-        for house in [
-            format!("lamp = ['{text}', {{ path = 'fd:3' }}]"),
-            "[[lamp]]\npath='a,b'\nread-only=true\nwatts=60\ntransport='pci'\n[[lamp]]\npath='fd:3'"
-                .to_owned(),
-        ] {
-            assert_eq!(toml::from_str::<House>(&house).unwrap().lamp, [bright(), dark()]);
-        }
-        assert_eq!(toml::from_str::<House>("lamp = 'path=fd:3,read-only=off'").unwrap().lamp, [dark()]);
-    }
-
-    #[test]
-    fn what_is_wrong_is_said() {
-        for (text, expected) in [
-            ("", "missing field `path`"),
-            ("path=a,path=b", "duplicate field `path`"),
-            ("path=", "the path is empty: name a file"),
-            (
-                "path=a,watt=3",
-                "unknown field `watt`, expected one of `path`, `read-only`, `watts`, `transport`",
-            ),
-            ("path=a,watts=x", "invalid value: string \"x\", expected u16"),
-            ("path=a,watts=70000", "invalid value: integer `70000`, expected u16"),
-            ("path=a,read-only=maybe", "`maybe` is neither on nor off: write one of them"),
-            ("path=a,transport=isa", "unknown variant `isa`, expected one of `mmio`, `mmio-cmdline`, `pci`"),
-        ] {
-            assert_eq!(parse::<Lamp>(text).unwrap_err().to_string(), expected, "{text}");
-        }
-    }
-}
+mod tests;

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::pairs::Device;
 use super::{FileRef, TransportKind};
 
 /// A file in the guest's address space, which the guest sees as persistent memory (`/dev/pmem0`).
@@ -21,3 +22,5 @@ pub struct PmemConfig {
     /// How the guest reaches it; as `transport` says for all if it is not given.
     pub transport: Option<TransportKind>,
 }
+
+impl Device for PmemConfig {}

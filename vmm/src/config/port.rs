@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::pairs::Device;
 use super::{FileRef, ValueError};
 
 /// A port of the virtio console: what the guest writes to the one of this name goes to a file.
@@ -16,6 +17,8 @@ pub struct PortConfig {
     #[schemars(with = "String")]
     pub file: FileRef,
 }
+
+impl Device for PortConfig {}
 
 fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let name = String::deserialize(deserializer)?;

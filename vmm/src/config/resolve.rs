@@ -1,8 +1,8 @@
 //! From what a user gave to a whole [`VmSpec`], and back: defaults, and checks across values.
 
 use super::{
-    BootSpec, Cmdline, ConsoleDevice, Cpus, DevicesSpec, Error, HugePages, MemorySize, MemorySpec, NetConfig,
-    RawConfig, RawMemory, ValueError, VmSpec,
+    BootSpec, Cmdline, ConsoleDevice, Cpus, DevicesSpec, Error, HugePages, MemorySize, MemorySpec, RawConfig,
+    RawMemory, TapRef, ValueError, VmSpec,
 };
 
 /// The command line of a kernel for which none is given: the console on the first serial port (or `hvc0`), critical messages only,
@@ -38,9 +38,12 @@ impl RawConfig {
         if !self.module.is_empty() && self.kernel.is_none() {
             return Err(Error::NeedsKernel("module"));
         }
-        if let Some(file) = self.fw_cfg.iter().find(|it| it.file.is_some() == it.string.is_some()) {
-            return Err(Error::FwCfgContent(file.name.clone()));
-        }
+        let taps = self.net.iter().filter_map(|net| match &net.tap {
+            Some(TapRef::Name(name)) => Some(name.as_str()),
+            _ => None,
+        });
+        differ("net", "tap", taps)?;
+        differ("port", "name", self.port.iter().map(|port| port.name.as_str()))?;
         Ok(VmSpec {
             boot: BootSpec {
                 kernel: self.kernel,
@@ -59,7 +62,7 @@ impl RawConfig {
             devices: DevicesSpec {
                 transport: self.transport.unwrap_or_default(),
                 disks: self.disk,
-                nets: nets(self.net)?,
+                nets: self.net,
                 pmem: self.pmem,
                 vsock: self.vsock,
                 rng: self.rng,
@@ -136,11 +139,20 @@ impl VmSpec {
     }
 }
 
-fn nets(nets: Vec<NetConfig>) -> Result<Vec<NetConfig>, Error> {
-    for (index, net) in nets.iter().enumerate() {
-        net.check().map_err(|reason| Error::Device { flag: format!("net[{index}]"), reason })?;
+/// Checks that no two devices say the same.
+fn differ<'a>(
+    key: &'static str,
+    what: &'static str,
+    values: impl Iterator<Item = &'a str> + Clone,
+) -> Result<(), Error> {
+    let mut rest = values.clone();
+    for value in values {
+        rest.next();
+        if rest.clone().any(|other| other == value) {
+            return Err(Error::Twice { key, what, value: value.to_owned() });
+        }
     }
-    Ok(nets)
+    Ok(())
 }
 
 fn memory(raw: RawMemory) -> Result<MemorySpec, Error> {

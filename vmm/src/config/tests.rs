@@ -66,6 +66,32 @@ fn bad_files_get_one_clear_line() {
             "cmdline = \"a\\u0000b\"\n",
             "vm:1: cmdline: the command line has a NUL at byte 1, where the kernel would cut it: take it out",
         ),
+        (
+            "[[disk]]\npath = 'a'\n[[disk]]\npath = 'b'\nqueues = 1000\n",
+            "vm:5: disk[1].queues: `1000` is no number of queues: give 1 to 255",
+        ),
+        (
+            "disk = ['path=a',\n'path=b,queues=1000']\n",
+            "vm:2: disk[1]: queues: `1000` is no number of queues: give 1 to 255",
+        ),
+        (
+            "disk = ['path=a',\n{ path='b', io = 'aio' }]\n",
+            "vm:2: disk[1].io: unknown variant `aio`, expected one of `auto`, `sync`, `uring`",
+        ),
+        ("[[disk]]\npath = 'a'\n[[disk]]\nreadonly = true\n", "vm:3: disk[1]: missing field `path`"),
+        (
+            "[[port]]\nname = 'a'\nfile = 'b'\n[[port]]\nname = 'c'\nfil = 'd'\n",
+            "vm:6: port[1].fil: unknown field `fil`, expected `name` or `file`",
+        ),
+        ("net = 'tap0'\n", "vm:1: net: `tap0` is no option: did you mean tap=tap0?"),
+        (
+            "[[net]]\ntap = 'a'\n[[net]]\nmtu = 1500\n",
+            "vm:3: net[1]: nothing is at its other end: name a tap or a passt",
+        ),
+        (
+            "{\n\"disk\": [{ \"path\": \"a\" },\n{ \"path\": \"b\", \"queues\": 0 }]}",
+            "vm:3: disk[1]: `0` is no number of queues: give 1 to 255",
+        ),
         ("console = 'file='\n", "vm:1: console: the path is empty: name a file"),
         ("machine = \"a\\nb\"\n", "vm:1: machine: unknown variant `a\\nb`, expected `fast` or `legacy`"),
         (

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display};
 use std::marker::PhantomData;
-use std::num::IntErrorKind;
+use std::num::{IntErrorKind, NonZeroU8};
 use std::str::FromStr;
 
 use serde::de::{self, Deserialize, Deserializer, Unexpected, Visitor};
@@ -175,6 +175,28 @@ impl<'de> Deserialize<'de> for Nanoseconds {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         text_or_number(deserializer, "nanoseconds of CLOCK_MONOTONIC")
     }
+}
+
+/// A number of queues.
+struct Queues(NonZeroU8);
+
+impl FromStr for Queues {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        text.parse().map(Self).map_err(|_| ValueError::Queues(text.to_owned()))
+    }
+}
+
+impl<'de> Deserialize<'de> for Queues {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        text_or_number(deserializer, "a number of queues from 1 to 255")
+    }
+}
+
+/// Reads a number of queues.
+pub(super) fn queues<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<NonZeroU8>, D::Error> {
+    Option::deserialize(deserializer).map(|queues| queues.map(|Queues(number)| number))
 }
 
 impl FromStr for Kaslr {

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::de::{Deserialize, Deserializer};
 use serde::{Deserialize as DeriveDeserialize, Serialize};
 
+use super::pairs::Device;
 use super::value::text_or_number;
 use super::{FileRef, TransportKind, ValueError};
 
@@ -23,6 +24,8 @@ pub struct VsockConfig {
     /// How the guest reaches it; as `transport` says for all if it is not given.
     pub transport: Option<TransportKind>,
 }
+
+impl Device for VsockConfig {}
 
 /// A context identifier that a guest can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -69,14 +72,14 @@ mod tests {
         let path = FileRef::Path("/run/x.sock".into());
         assert_eq!(config, VsockConfig { cid: Cid(3), path, transport: Some(TransportKind::Pci) });
         for (text, expected) in [
-            ("path=x", "missing field `cid`"),
-            ("cid=3", "missing field `path`"),
-            ("cid=2,path=x", "`2` is no context identifier of a guest: give 3 to 4294967294"),
+            ("path=x", "`cid` is missing: add cid=…"),
+            ("cid=3", "`path` is missing: add path=…"),
+            ("cid=2,path=x", "cid: `2` is no context identifier of a guest: give 3 to 4294967294"),
             (
                 "cid=4294967295,path=x",
-                "`4294967295` is no context identifier of a guest: give 3 to 4294967294",
+                "cid: `4294967295` is no context identifier of a guest: give 3 to 4294967294",
             ),
-            ("cid=3,path=", "the path is empty: name a file"),
+            ("cid=3,path=", "path: the path is empty: name a file"),
         ] {
             assert_eq!(parse::<VsockConfig>(text).unwrap_err().to_string(), expected);
         }

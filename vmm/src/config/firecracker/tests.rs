@@ -149,7 +149,7 @@ fn errors_say_where() {
         (r#"{"machine-config": {"vcpu_count": 2}}"#, "fc:1: machine-config: missing field `mem_size_mib`"),
         (
             r#"{"boot-source": {"kernel_image_path": "k"}, "network-interfaces": [{"iface_id": "a", "host_dev_name": "b/c"}]}"#,
-            "fc:1: network-interfaces: `b/c` is no tap: write the name of an interface, up to 15 bytes, or fd:N",
+            "fc:1: network-interfaces[0]: `b/c` is no tap: write the name of an interface, up to 15 bytes, or fd:N",
         ),
         (r#"{"machine-config": []}"#, "fc: machine-config: this section is an object, in braces"),
     ] {
