@@ -20,7 +20,7 @@ pub enum Error {
     #[error("an initrd needs a kernel: name one (--kernel), or leave out the initrd")]
     InitrdAlone,
     /// The kernel cannot be booted.
-    #[error("kernel {name}: {problem}")]
+    #[error("--kernel {name}: {problem}")]
     Kernel {
         /// The kernel, as the user named it.
         name: String,
@@ -28,7 +28,7 @@ pub enum Error {
         problem: KernelError,
     },
     /// The initrd cannot be loaded.
-    #[error("initrd {name}: {problem}")]
+    #[error("--initrd {name}: {problem}")]
     Initrd {
         /// The initrd, as the user named it.
         name: String,
@@ -36,7 +36,7 @@ pub enum Error {
         problem: InitrdError,
     },
     /// The firmware cannot be mapped.
-    #[error("firmware {name}: {problem}")]
+    #[error("--firmware {name}: {problem}")]
     Firmware {
         /// The ROM image, as the user named it.
         name: String,
@@ -44,7 +44,7 @@ pub enum Error {
         problem: FirmwareError,
     },
     /// A module cannot be read.
-    #[error("module {name}: {source}")]
+    #[error("--module {name}: {source}")]
     Module {
         /// The module, as the user named it.
         name: String,
@@ -68,7 +68,7 @@ pub enum Error {
         problem: FileError,
     },
     /// The command line is longer than the kernel takes.
-    #[error("the command line has {len} bytes, kernel {name} takes at most {max}: shorten it")]
+    #[error("--cmdline: the command line has {len} bytes, kernel {name} takes at most {max}: shorten it")]
     CmdlineTooLong {
         /// The kernel, as the user named it.
         name: String,

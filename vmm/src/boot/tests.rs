@@ -238,7 +238,7 @@ fn a_firmware_starts_at_the_reset_vector() {
         assert_eq!(
             error,
             format!(
-                "firmware rom: has {size} bytes: a ROM image has a multiple of 4096, from 4 KiB to 16 MiB"
+                "--firmware rom: has {size} bytes: a ROM image has a multiple of 4096, from 4 KiB to 16 MiB"
             )
         );
     }
@@ -302,7 +302,7 @@ fn what_cannot_be_booted_is_named_on_one_line() {
     for (kernel, expected) in cases {
         let error = load(&request(&kernel)).unwrap_err().to_string();
         assert!(error.contains(expected), "{error:?} has no {expected:?}");
-        assert!(error.starts_with("kernel vmlinuz: ") && !error.contains('\n'), "{error:?}");
+        assert!(error.starts_with("--kernel vmlinuz: ") && !error.contains('\n'), "{error:?}");
     }
 }
 
@@ -321,7 +321,7 @@ fn requests_that_make_no_sense_are_refused() {
     check(&|asked| (asked.kernel, asked.initrd) = (None, input(1)), "an initrd needs a kernel");
     check(&|asked| asked.protocol = Protocol::Multiboot2, "entered by multiboot2 only through a firmware");
     check(&|asked| asked.cmdline = "a\0b", "NUL byte at 1");
-    check(&|asked| asked.initrd = input(0), "initrd other: is empty");
+    check(&|asked| asked.initrd = input(0), "--initrd other: is empty");
     check(&|asked| asked.initrd = input(50 << 20), "52428800 bytes do not fit into RAM");
     check(
         &|asked| asked.ram = RamLayout::new(4 << 20),
@@ -332,12 +332,15 @@ fn requests_that_make_no_sense_are_refused() {
     let folder = Arc::new(File::open("/").unwrap());
     check(
         &|asked| asked.kernel = Some(Input { file: folder.clone(), name: "/" }),
-        "kernel /: is not a regular file",
+        "--kernel /: is not a regular file",
     );
     let mut asked = request(&kernel);
     asked.cmdline = &long;
     let error = load(&asked).unwrap_err().to_string();
-    assert_eq!(error, "the command line has 2048 bytes, kernel vmlinuz takes at most 2047: shorten it");
+    assert_eq!(
+        error,
+        "--cmdline: the command line has 2048 bytes, kernel vmlinuz takes at most 2047: shorten it"
+    );
     asked.cmdline = &long[1..];
     assert!(load(&asked).is_ok());
 }
