@@ -3,6 +3,7 @@
 mod console;
 mod devices;
 
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -36,8 +37,8 @@ pub enum Error {
         flag: &'static str,
         /// Its path or descriptor.
         name: String,
-        /// The flag that has it already.
-        other: &'static str,
+        /// What has it already.
+        other: Claim,
     },
     /// A disk image that cannot be one.
     #[error("{flag} {source}")]
@@ -96,7 +97,9 @@ impl Opened {
         let mut taken = Vec::new();
         let mut read = |flag, source: Option<&FileRef>| {
             let named = source.map(|s| readable(flag, s)).transpose()?;
-            taken.extend(named.as_ref().and_then(|named| identity(&named.file)).map(|id| (flag, id)));
+            taken.extend(
+                named.as_ref().and_then(|named| identity(&named.file)).map(|id| (Claim::of(flag), id)),
+            );
             Ok::<_, Error>(named)
         };
         let boot = &spec.boot;
@@ -107,14 +110,14 @@ impl Opened {
                 .map(|(flag, file)| read(flag, file.as_ref()));
         let fw_cfg = boot.fw_cfg.iter().map(|it| read("--fw-cfg", it.file.as_ref()));
         let fw_cfg = fw_cfg.collect::<Result<_, _>>()?;
-        let consoles = Consoles::open(&spec.devices, &mut taken)?;
+        let (devices, consoles) = devices::open(&spec.devices, &mut taken)?;
         Ok(Self {
             kernel: kernel?,
             initrd: initrd?,
             firmware: firmware?,
             modules,
             fw_cfg,
-            devices: devices::open(&spec.devices, &consoles, &mut taken)?,
+            devices,
             console: console(&spec.console, &mut taken)?,
             consoles,
             result: spec.result.as_ref().map(|path| writable("--result", path, &mut taken)).transpose()?,
@@ -144,8 +147,36 @@ fn check_descriptors(spec: &VmSpec) -> Result<(), Error> {
     Ok(())
 }
 
-/// The flags whose regular files are in use, with their device and inode.
-type Taken = Vec<(&'static str, (u64, u64))>;
+/// What has a file: a flag, or one of several.
+#[derive(Clone, Copy, Debug)]
+pub struct Claim {
+    flag: &'static str,
+    /// Which of several such flags, from 1.
+    number: Option<usize>,
+}
+
+impl Claim {
+    fn of(flag: &'static str) -> Self {
+        Self { flag, number: None }
+    }
+
+    /// Of one of `count` such flags.
+    fn one_of(flag: &'static str, index: usize, count: usize) -> Self {
+        Self { flag, number: (count > 1).then_some(index + 1) }
+    }
+}
+
+impl fmt::Display for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self { flag, number: None } => f.write_str(flag),
+            Self { flag, number: Some(number) } => write!(f, "{flag} number {number}"),
+        }
+    }
+}
+
+/// What has regular files in use, with their device and inode.
+type Taken = Vec<(Claim, (u64, u64))>;
 
 /// Device and inode of a regular file.
 fn identity(file: &File) -> Option<(u64, u64)> {
@@ -171,7 +202,7 @@ fn writable(flag: &'static str, target: &FileRef, taken: &mut Taken) -> Result<F
         if let Some(&(other, _)) = taken.iter().find(|(_, taken)| *taken == id) {
             return Err(Error::Same { flag, name: name(), other });
         }
-        taken.push((flag, id));
+        taken.push((Claim::of(flag), id));
         if matches!(target, FileRef::Path(_)) {
             file.set_len(0).map_err(fail)?;
         }
@@ -196,7 +227,7 @@ fn console(spec: &ConsoleSpec, taken: &mut Taken) -> Result<Option<Sink>, Error>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::RawConfig;
+    use crate::config::{DiskConfig, RawConfig};
     use std::os::fd::AsRawFd;
 
     fn open(toml: &str) -> Result<Opened, Error> {
@@ -222,6 +253,46 @@ mod tests {
         assert!(error.unwrap_err().to_string().contains("that --console names"));
         open(&format!("kernel = '{kernel}'\nconsole = 'off'\nresult = '{other}'")).unwrap();
         assert_eq!(std::fs::read(&other).unwrap(), b"", "emptied");
+    }
+
+    #[test]
+    fn what_devices_have_is_nobody_elses() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name).display().to_string();
+        let (kernel, image, other) = (path("kernel"), path("image"), path("other"));
+        std::fs::write(&kernel, "kernel").unwrap();
+        for image in [&image, &other] {
+            std::fs::write(image, vec![1; 2 << 20]).unwrap();
+        }
+        let [disk, second] = [&image, &other].map(|image| format!("'path={image}'"));
+        let said = |devices: &str| open(&format!("kernel = '{kernel}'\n{devices}")).unwrap_err().to_string();
+        let advice = "give each an image or an overlay of its own, or make both readonly";
+        for (devices, flag, holder) in [
+            (format!("disk = [{second}, {disk}, {disk}]"), "--disk", "--disk number 2"),
+            (format!("disk = {disk}\npmem = {disk}"), "--pmem", "--disk"),
+            (
+                format!("disk = [{second}, 'path={image},readonly']\npmem = {disk}"),
+                "--pmem",
+                "--disk number 2",
+            ),
+            (format!("pmem = ['path={image},private', {disk}]"), "--pmem", "--pmem number 1"),
+        ] {
+            let expected = format!("{flag} {image}: is in use by this VM's own {holder}: {advice}");
+            assert_eq!(said(&devices), expected);
+        }
+        let error = said(&format!("disk = [{second}, {disk}]\nport = 'name=a,file={image}'"));
+        assert_eq!(
+            error,
+            format!("--port {image}: is the file that --disk number 2 names: give another one")
+        );
+        assert_eq!(std::fs::metadata(&image).unwrap().len(), 2 << 20, "not emptied");
+        let config = DiskConfig::new(FileRef::Path(image.clone().into()));
+        let another = disk::open(&config, &mut disk::Chain::default()).unwrap();
+        let elsewhere = said(&format!("disk = {disk}"));
+        assert!(elsewhere.contains("in use by another program"), "{elsewhere}");
+        drop(another);
+        open(&format!("kernel = '{kernel}'\ndisk = ['path={image},readonly', 'path={image},overlay=tmp']"))
+            .unwrap();
     }
 
     #[test]

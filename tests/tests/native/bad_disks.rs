@@ -67,6 +67,10 @@ pub(crate) fn runs(lab: &mut Lab, place: &Path) -> Result<Vec<Guest>> {
         CASES.iter().map(|&(name, flag, value, says)| run(name, says).flag(flag, value)).collect();
     let locked = run("locked", &["{disk}", "is in use by another program"]).flag("disk", "path={disk}");
     runs.push(locked.within(&["sh", "-c", LOCKED, "sh"]));
+    let twice = run("twice", &["{disk}", "is in use by this VM's own --disk number 1"]);
+    runs.push(twice.flag("disk", "path={disk}").flag("disk", "path={disk}"));
+    let port = run("also_a_port", &["--port", "{disk}", "is the file that --disk names"]);
+    runs.push(port.flag("disk", "path={disk}").flag("port", "name=a,file={disk}"));
     Ok(runs)
 }
 

@@ -1,5 +1,6 @@
 //! What can be wrong with a disk image. The name of the image is part of each message.
 
+use std::fmt;
 use std::io;
 
 /// An image that cannot be a disk.
@@ -17,12 +18,18 @@ pub enum Error {
     #[error("{0}: neither a regular file nor a block device")]
     NoDisk(String),
     /// Somebody holds a lock on it.
-    #[error("{name}: is in use by {}", if *.writes { "another program: end that, or use overlay=…, which does not write to it" } else { "another program that writes to it: end that first" })]
+    #[error("{name}: is in use by {}", match (holder, writes) {
+        (Some(holder), _) => format!("this VM's own {holder}: give each an image or an overlay of its own, or make both readonly"),
+        (None, true) => "another program: end that, or use overlay=…, which does not write to it".to_owned(),
+        (None, false) => "another program that writes to it: end that first".to_owned(),
+    })]
     Locked {
         /// Its path or descriptor.
         name: String,
         /// Whether we would write to it.
         writes: bool,
+        /// What of the same VM holds the lock, if that does.
+        holder: Option<String>,
     },
     /// Bytes that fill no sector.
     #[error(
@@ -57,7 +64,7 @@ pub enum Error {
         reason: String,
     },
     /// Its chain of backing files comes back to a file that is in it.
-    #[error("{0}: its chain of backing files is a loop")]
+    #[error("{0}: stands on itself: its chain of overlay and backing files is a loop")]
     Loop(String),
     /// Its chain of backing files has no end.
     #[error("{name}: has more than {limit} backing files in a chain: merge some of them (`qemu-img rebase`)")]
@@ -87,4 +94,19 @@ pub enum Error {
         /// The base's.
         base: u64,
     },
+}
+
+impl Error {
+    /// Says what of the same VM holds the lock, if a lock is what is wrong.
+    #[must_use]
+    pub fn held_by(mut self, user: &dyn fmt::Display) -> Self {
+        let mut error = &mut self;
+        while let Self::Backing { source, .. } = error {
+            error = source;
+        }
+        if let Self::Locked { holder, .. } = error {
+            *holder = Some(user.to_string());
+        }
+        self
+    }
 }

@@ -132,7 +132,7 @@ impl Opened {
         match lock::lock(&self.file, self.writes) {
             Ok(()) => Ok(self),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                Err(Error::Locked { name: self.name, writes: self.writes })
+                Err(Error::Locked { name: self.name, writes: self.writes, holder: None })
             }
             Err(e) => Err(self.failed(e)),
         }

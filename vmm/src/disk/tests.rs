@@ -302,7 +302,7 @@ fn backing_files_that_are_missing_or_go_round_in_a_circle_are_refused() {
     fs::write(&base, &bytes).unwrap();
     fs::write(&top, &bytes).unwrap();
     let text = refusal(&spec(&top));
-    assert!(text.ends_with(": its chain of backing files is a loop"), "{text}");
+    assert!(text.ends_with(": stands on itself: its chain of overlay and backing files is a loop"), "{text}");
 }
 
 #[derive(Clone, Debug)]

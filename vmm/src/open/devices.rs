@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use super::{Consoles, Error, Taken};
+use super::{Claim, Consoles, Error, Taken};
 use crate::config::{
     CacheMode, DevicesSpec, DiskConfig, FileRef, Mtu, NetConfig, Overlay, PmemConfig, Serial, TapRef,
     TransportKind, VsockConfig,
@@ -36,12 +36,9 @@ pub(super) fn files(spec: &DevicesSpec) -> impl Iterator<Item = (&'static str, &
     disks.chain(nets).chain(pmem).chain(ports).chain(vsock.iter().map(|vsock| ("--vsock", &vsock.path)))
 }
 
-/// Opens what the devices need, and makes them.
-pub(super) fn open(
-    spec: &DevicesSpec,
-    consoles: &Consoles,
-    taken: &mut Taken,
-) -> Result<Vec<Attachment>, Error> {
+/// Opens what the devices need, and makes them. Files that consoles write to come after those that are read, since they
+/// are emptied.
+pub(super) fn open(spec: &DevicesSpec, taken: &mut Taken) -> Result<(Vec<Attachment>, Consoles), Error> {
     let DevicesSpec { transport, disks, nets, pmem, vsock, rng, console: _, ports: _ } = spec;
     let attach = |name: String, own: Option<TransportKind>, device: Box<dyn VirtioDevice>| Attachment {
         name,
@@ -50,31 +47,44 @@ pub(super) fn open(
     };
     let mut all = Vec::new();
     for (disk, index) in disks.iter().zip(0..) {
-        all.push(attach(format!("disk{index}"), disk.transport, Box::new(block(disk, index, taken)?)));
+        let claim = Claim::one_of("--disk", index, disks.len());
+        all.push(attach(format!("disk{index}"), disk.transport, Box::new(block(disk, index, claim, taken)?)));
     }
     for (net, index) in nets.iter().zip(0..) {
         all.push(attach(format!("net{index}"), net.transport, Box::new(open_net(net)?)));
     }
-    for (pmem, index) in pmem.iter().zip(0..) {
-        let device = persistent_memory(pmem, taken)?;
-        all.push(attach(format!("pmem{index}"), pmem.transport, Box::new(device)));
+    for (config, index) in pmem.iter().zip(0..) {
+        let device = persistent_memory(config, Claim::one_of("--pmem", index, pmem.len()), taken)?;
+        all.push(attach(format!("pmem{index}"), config.transport, Box::new(device)));
     }
     if let Some(config) = vsock {
         all.push(attach("vsock".to_owned(), config.transport, Box::new(open_vsock(config)?)));
     }
+    let consoles = Consoles::open(spec, taken)?;
     all.extend(consoles.device()?.map(|console| attach("console".to_owned(), None, Box::new(console))));
     all.extend(rng.iter().map(|rng| attach("rng".to_owned(), rng.transport, Box::new(Entropy))));
-    Ok(all)
+    Ok((all, consoles))
+}
+
+/// What is wrong with an image, the last of a chain. A lock that conflicts may be that of another device of ours.
+fn refused(claim: Claim, source: disk::Error, chain: &Chain, taken: &Taken) -> Error {
+    let locks = |claim: &Claim| ["--disk", "--pmem"].contains(&claim.flag);
+    let last = chain.images.last();
+    let holder = taken.iter().find(|(claim, image)| locks(claim) && Some(image) == last);
+    let source = match holder {
+        Some((holder, _)) => source.held_by(holder),
+        None => source,
+    };
+    Error::Disk { flag: claim.flag, source }
 }
 
 /// A block device. One without a serial number of its own has its place among the disks for one.
-fn block(config: &DiskConfig, index: usize, taken: &mut Taken) -> Result<Block, Error> {
-    const FLAG: &str = "--disk";
+fn block(config: &DiskConfig, index: usize, claim: Claim, taken: &mut Taken) -> Result<Block, Error> {
     let mut chain = Chain::default();
-    let disk = disk::open(config, &mut chain).map_err(|source| Error::Disk { flag: FLAG, source })?;
-    taken.extend(chain.images.into_iter().map(|image| (FLAG, image)));
+    let disk = disk::open(config, &mut chain).map_err(|source| refused(claim, source, &chain, taken))?;
+    taken.extend(chain.images.into_iter().map(|image| (claim, image)));
     let limiter = RateLimiter::new(&config.rate()).map_err(|source| Error::Open {
-        flag: FLAG,
+        flag: claim.flag,
         name: config.path.to_string(),
         source,
     })?;
@@ -143,18 +153,18 @@ fn open_vsock(config: &VsockConfig) -> Result<Vsock, Error> {
     Ok(Vsock::new(config.cid.get(), Box::new(endpoint)))
 }
 
-fn persistent_memory(config: &PmemConfig, taken: &mut Taken) -> Result<Pmem, Error> {
-    const FLAG: &str = "--pmem";
+fn persistent_memory(config: &PmemConfig, claim: Claim, taken: &mut Taken) -> Result<Pmem, Error> {
+    let flag = claim.flag;
     let writes = match config {
         PmemConfig { readonly: true, .. } => PmemWrites::Refused,
         PmemConfig { private: true, .. } => PmemWrites::Private,
         _ => PmemWrites::Shared,
     };
-    let failed = |source| Error::Disk { flag: FLAG, source };
     let mut chain = Chain::default();
-    let image = Opened::new(&config.path, writes == PmemWrites::Shared, false, &mut chain).map_err(failed)?;
-    taken.extend(chain.images.into_iter().map(|image| (FLAG, image)));
-    let len = image.whole(HUGE_PAGE as u32).map_err(failed)?;
+    let image = Opened::new(&config.path, writes == PmemWrites::Shared, false, &mut chain)
+        .map_err(|source| refused(claim, source, &chain, taken))?;
+    taken.extend(chain.images.into_iter().map(|image| (claim, image)));
+    let len = image.whole(HUGE_PAGE as u32).map_err(|source| Error::Disk { flag, source })?;
     let name = image.name.clone();
-    Pmem::new(image.file, len, writes).map_err(|source| Error::Open { flag: FLAG, name, source })
+    Pmem::new(image.file, len, writes).map_err(|source| Error::Open { flag, name, source })
 }
