@@ -1,6 +1,7 @@
 //! The command line: arguments become one [`Command`].
 
 mod args;
+mod elsewhere;
 
 use std::ffi::OsString;
 
@@ -81,7 +82,7 @@ fn instead_of_parsing(e: &clap::Error) -> Result<Command, Error> {
         let flag = arg.split([' ', '[']).next().unwrap_or(arg);
         // A flag of devices can be given several times.
         let flag = match source {
-            ValueError::Pairs { text, .. } => format!("{flag} {}", OneLine(text)),
+            ValueError::Pairs { text, .. } if !text.is_empty() => format!("{flag} {}", OneLine(text)),
             _ => flag.to_owned(),
         };
         return Err(Error::Value { flag, source: ValueError::clone(source) });
@@ -90,6 +91,8 @@ fn instead_of_parsing(e: &clap::Error) -> Result<Command, Error> {
     let text = text.strip_prefix("error: ").unwrap_or(&text);
     let end = ["\n\nUsage:", "\n\nFor more information"].iter().filter_map(|mark| text.find(mark)).min();
     let said = text[..end.unwrap_or(text.len())].lines().map(str::trim).filter(|line| !line.is_empty());
+    let tip = elsewhere::tip(e);
+    let said = said.filter(|line| tip.is_none() || !line.starts_with("tip: ")).chain(tip.as_deref());
     Err(Error::Usage(said.collect::<Vec<_>>().join("; ")))
 }
 

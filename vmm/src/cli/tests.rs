@@ -125,6 +125,26 @@ fn errors_say_where_what_and_what_to_do() {
             "run --machine fats",
             "invalid value 'fats' for '--machine <KIND>'; [possible values: fast, legacy]; tip: a similar value exists: 'fast'; --help explains",
         ),
+        (
+            "run --append quiet",
+            "unexpected argument '--append' found; tip: here that is 'jiffy run --cmdline'; --help explains",
+        ),
+        (
+            "run --mem=512",
+            "unexpected argument '--mem' found; tip: here that is 'jiffy run --memory'; --help explains",
+        ),
+        (
+            "run -m 512",
+            "unexpected argument '-m' found; tip: here that is 'jiffy run --memory'; --help explains",
+        ),
+        (
+            "run -kernel k",
+            "unexpected argument '-k' found; tip: flags begin with two dashes, as '--kernel' does; --help explains",
+        ),
+        (
+            "--kernel k",
+            "unexpected argument '--kernel' found; tip: write 'jiffy run --kernel'; --help explains",
+        ),
         ("run --kernel", "a value is required for '--kernel <FILE>' but none was supplied; --help explains"),
         ("run --cpus 1 --cpus 2", "the argument '--cpus <N>' cannot be used multiple times; --help explains"),
         ("run vmlinuz", "unexpected argument 'vmlinuz' found; --help explains"),
@@ -173,6 +193,7 @@ fn errors_say_where_what_and_what_to_do() {
             "--net tap=a,queues=0: queues: `0` is no number of queues: give 1 to 255",
         ),
         ("run --disk foo.img", "--disk foo.img: `foo.img` is no option: did you mean path=foo.img?"),
+        ("run --disk=", "--disk: `path` is missing: add path=…"),
         ("run --net tap0", "--net tap0: `tap0` is no option: did you mean tap=tap0?"),
         ("run --net mtu=1500", "--net mtu=1500: nothing is at its other end: name a tap or a passt"),
         (
@@ -221,6 +242,14 @@ fn errors_say_where_what_and_what_to_do() {
     ] {
         let args: Vec<_> = args.split(' ').collect();
         assert_eq!(jiffy(&args).unwrap_err().to_string(), expected, "{args:?}");
+    }
+}
+
+#[test]
+fn tips_name_flags_that_there_are() {
+    for (theirs, ours) in elsewhere::FLAGS {
+        let known = |name| RawConfigOnly::command().get_arguments().any(|arg| arg.get_long() == Some(name));
+        assert!((known(ours) || ours == "config") && !known(theirs), "{theirs}");
     }
 }
 

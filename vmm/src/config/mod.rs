@@ -37,7 +37,6 @@ pub use disk::{BlockSize, CacheMode, DiskConfig, DiskFormat, IoEngine, Overlay, 
 pub use error::{Error, Place, ValueError};
 pub use file_ref::FileRef;
 pub use firmware::{FwCfgFile, ModuleConfig};
-#[cfg(test)]
 pub(crate) use keys::fields;
 pub use memory::{MemorySize, RawMemory};
 pub use net::{MacAddr, Mtu, NetConfig, TapRef};
