@@ -1,5 +1,6 @@
 //! `cargo xtask`: builds, runs, tests and measures Jiffy. One file per task.
 
+use std::any::Any;
 use std::panic;
 use std::process::ExitCode;
 
@@ -38,11 +39,19 @@ enum Task {
 fn main() -> ExitCode {
     let usual = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {
-        if !reader_is_gone(panic.payload_as_str().unwrap_or_default()) {
+        if !reader_is_gone(panic.payload()) {
             usual(panic);
         }
     }));
     let cli = Cli::parse();
+    match panic::catch_unwind(|| run(cli)) {
+        Ok(code) => code,
+        Err(panic) if reader_is_gone(&*panic) => ExitCode::from(READER_GONE),
+        Err(panic) => panic::resume_unwind(panic),
+    }
+}
+
+fn run(cli: Cli) -> ExitCode {
     let done = Ctx::new(&cli.global).and_then(|ctx| match cli.task {
         Task::Bench(args) => tasks::bench::run(&ctx, &args),
         Task::Build(args) => tasks::build::run(&ctx, &args),
@@ -63,8 +72,12 @@ fn main() -> ExitCode {
     })
 }
 
-/// Whether this panic is that of `println!` whose reader has seen enough (`| head`). That ends us, with all that runs for
-/// us, but is nobody's fault.
-fn reader_is_gone(panic: &str) -> bool {
-    panic.starts_with("failed printing to std") && panic.contains("Broken pipe")
+/// What a shell says of a program that SIGPIPE ended (128 + 13), as it ends others in front of `| head`.
+const READER_GONE: u8 = 141;
+
+/// Whether this panic is that of `println!` whose reader has seen enough (`| head`). It ends us, with all that runs for
+/// us, which a signal would not, but is nobody's fault.
+fn reader_is_gone(panic: &(dyn Any + Send)) -> bool {
+    let said = panic.downcast_ref::<String>().map_or("", String::as_str);
+    said.starts_with("failed printing to std") && said.contains("Broken pipe")
 }
