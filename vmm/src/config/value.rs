@@ -1,7 +1,6 @@
 //! Single values as a user writes them, in a flag or in a file. Each type holds only what is valid.
 
 use std::fmt::{self, Display};
-use std::marker::PhantomData;
 use std::num::{IntErrorKind, NonZeroU8};
 use std::str::FromStr;
 
@@ -16,7 +15,7 @@ where
     T: FromStr<Err = ValueError>,
     D: Deserializer<'de>,
 {
-    deserializer.deserialize_any(Scalar { expected, numbers: false, value: PhantomData })
+    scalar(deserializer, expected, false)
 }
 
 /// Reads a value from text, as the flag takes it, or from a whole number, which counts as its digits.
@@ -25,41 +24,53 @@ where
     T: FromStr<Err = ValueError>,
     D: Deserializer<'de>,
 {
-    deserializer.deserialize_any(Scalar { expected, numbers: true, value: PhantomData })
+    scalar(deserializer, expected, true)
 }
 
-struct Scalar<T> {
+fn scalar<'de, T, D>(deserializer: D, expected: &'static str, numbers: bool) -> Result<T, D::Error>
+where
+    T: FromStr<Err = ValueError>,
+    D: Deserializer<'de>,
+{
+    let mut value = None;
+    let take = &mut |text: &str| text.parse().map(|parsed| value = Some(parsed));
+    deserializer.deserialize_any(Scalar { expected, numbers, take })?;
+    value.ok_or_else(|| de::Error::custom(expected))
+}
+
+/// One visitor for values of all types: each would be code of its own for each kind of file.
+struct Scalar<'a> {
     expected: &'static str,
     numbers: bool,
-    value: PhantomData<T>,
+    take: &'a mut dyn FnMut(&str) -> Result<(), ValueError>,
 }
 
-impl<T: FromStr<Err = ValueError>> Scalar<T> {
-    fn number<E: de::Error>(&self, number: impl Display, unexpected: Unexpected<'_>) -> Result<T, E> {
+impl Scalar<'_> {
+    fn number<E: de::Error>(self, number: impl Display, unexpected: Unexpected<'_>) -> Result<(), E> {
         if self.numbers {
-            number.to_string().parse().map_err(E::custom)
+            (self.take)(&number.to_string()).map_err(E::custom)
         } else {
-            Err(E::invalid_type(unexpected, self))
+            Err(E::invalid_type(unexpected, &self))
         }
     }
 }
 
-impl<T: FromStr<Err = ValueError>> Visitor<'_> for Scalar<T> {
-    type Value = T;
+impl Visitor<'_> for Scalar<'_> {
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.expected)
     }
 
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
-        text.parse().map_err(E::custom)
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<(), E> {
+        (self.take)(text).map_err(E::custom)
     }
 
-    fn visit_u64<E: de::Error>(self, number: u64) -> Result<T, E> {
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<(), E> {
         self.number(number, Unexpected::Unsigned(number))
     }
 
-    fn visit_i64<E: de::Error>(self, number: i64) -> Result<T, E> {
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<(), E> {
         self.number(number, Unexpected::Signed(number))
     }
 }
