@@ -228,7 +228,7 @@ prop_compose! {
 prop_compose! {
     fn nets()(
         tap in prop::option::of(prop_oneof![
-            "[a-z0-9]{1,15}".prop_map(TapRef::Name),
+            "[a-z0-9]{1,14}".prop_map(TapRef::Name),
             prop::collection::vec((0..=i32::MAX).prop_map(FileRef::Fd), 1..4).prop_map(TapRef::Fds),
         ]),
         passt in files(),
@@ -276,13 +276,20 @@ prop_compose! {
         pmem in prop::collection::vec(pmem(), 0..3),
         vsock in prop::option::of(vsocks()),
         console in prop::sample::select(vec![ConsoleDevice::Serial, ConsoleDevice::Virtio]),
-        ports in prop::collection::vec(("[a-z]{1,9}", files()), 0..3),
+        ports in prop::collection::btree_map("[a-z]{1,9}", files(), 0..3),
         rng in prop::option::of(
             prop::option::of(transports()).prop_map(|transport| RngConfig { transport }),
         ),
     ) -> DevicesSpec {
         let file = |(name, file)| PortConfig { name, file };
         let ports = ports.into_iter().map(file).collect();
+        // No two cards are on one tap.
+        let mut nets = nets;
+        for (index, net) in nets.iter_mut().enumerate() {
+            if let Some(TapRef::Name(name)) = &mut net.tap {
+                name.insert_str(0, &index.to_string());
+            }
+        }
         DevicesSpec { transport, disks, nets, pmem, vsock, rng, console, ports }
     }
 }
