@@ -93,7 +93,8 @@ fn instead_of_parsing(e: &clap::Error) -> Result<Command, Error> {
     let said = text[..end.unwrap_or(text.len())].lines().map(str::trim).filter(|line| !line.is_empty());
     let tip = elsewhere::tip(e);
     let said = said.filter(|line| tip.is_none() || !line.starts_with("tip: ")).chain(tip.as_deref());
-    Err(Error::Usage(said.collect::<Vec<_>>().join("; ")))
+    // A line that ends in a colon is the head of a list.
+    Err(Error::Usage(said.collect::<Vec<_>>().join("; ").replace(":; ", ": ")))
 }
 
 #[cfg(test)]

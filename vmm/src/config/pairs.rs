@@ -1,7 +1,7 @@
 //! Devices as a user writes them: `key=value,key,…` in a flag, a table or the same text in a file. Their types
 //! derive `Deserialize`; this reads it from text.
 //!
-//! A key without a value is `on`; a comma in a value is written twice.
+//! A switch without a value is `on`; a comma in a value is written twice.
 
 mod failed;
 
@@ -99,18 +99,28 @@ impl<'de> MapAccess<'de> for Pairs<'_> {
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Failed> {
         let (key, value) = self.value.take().unwrap_or_default();
-        seed.deserialize(Value(value.unwrap_or("on").to_owned())).map_err(|failed| failed.of(key))
+        seed.deserialize(Value { key, text: value }).map_err(|failed| failed.of(key))
     }
 }
 
 /// The text of one value, which becomes what the field's type asks for.
-struct Value(String);
+struct Value<'a> {
+    key: &'a str,
+    text: Option<&'a str>,
+}
 
-impl<'de> Deserializer<'de> for Value {
+impl<'a> Value<'a> {
+    /// Only a switch can do without.
+    fn text(&self) -> Result<&'a str, Failed> {
+        self.text.ok_or_else(|| Failed(format!("a value is missing: write {}=…", self.key)))
+    }
+}
+
+impl<'de> Deserializer<'de> for Value<'_> {
     type Error = Failed;
 
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failed> {
-        visitor.visit_bool(switch(&self.0).map_err(de::Error::custom)?)
+        visitor.visit_bool(self.text.map_or(Ok(true), switch).map_err(de::Error::custom)?)
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failed> {
@@ -123,7 +133,7 @@ impl<'de> Deserializer<'de> for Value {
         variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Failed> {
-        self.0.into_deserializer().deserialize_enum(name, variants, visitor)
+        self.text()?.into_deserializer().deserialize_enum(name, variants, visitor)
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(
@@ -135,7 +145,7 @@ impl<'de> Deserializer<'de> for Value {
     }
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failed> {
-        visitor.visit_string(self.0)
+        visitor.visit_str(self.text()?)
     }
 
     forward_to_deserialize_any! {

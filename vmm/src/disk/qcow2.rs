@@ -194,7 +194,8 @@ fn refuse_encrypted(opened: &Opened) -> Result<(), Error> {
     /// Offset of `crypt_method` in the header, which is 0 without encryption.
     const CRYPT_METHOD: usize = 32;
     if !opened.starts_as_qcow2() {
-        return Err(Error::Qcow2 { name: opened.name.clone(), reason: "is not a qcow2 image".to_owned() });
+        let reason = "is not a qcow2 image, which an overlay or format=qcow2 asks for: name another file";
+        return Err(Error::Qcow2 { name: opened.name.clone(), reason: reason.to_owned() });
     }
     match opened.head().get(CRYPT_METHOD..CRYPT_METHOD + 4) {
         Some([0, 0, 0, 0]) => Ok(()),

@@ -54,6 +54,8 @@ fn what_is_wrong_is_said() {
     for (text, expected) in [
         ("", "`path` is missing: add path=…"),
         ("path=a,path=b", "`path` is given twice: give it once"),
+        ("path", "path: a value is missing: write path=…"),
+        ("path=a,transport", "transport: a value is missing: write transport=…"),
         ("path=", "path: the path is empty: name a file"),
         ("path=a,watt=3", "`watt` is no option: did you mean `watts`?"),
         ("path=a,colour=red", "`colour` is no option: give one of path, read-only, watts, transport"),
