@@ -159,7 +159,7 @@ pub(super) const PARTS: [Part; 6] = [
         before: "test -f /tmp/disk || dd if=/dev/zero of=/tmp/disk bs=1048576 count=64 2>/dev/null",
         limit: "{io-load} /tmp/disk CASE",
         loopback: None,
-        guest: "io-load /dev/pmem0 CASE",
+        guest: "until [ -e /dev/pmem0 ]; do sleep 0.1; done; io-load /dev/pmem0 CASE",
         jiffy: ["--pmem", "path=/tmp/disk"],
         qemu: Qemu::Q35(&[
             "-object",
