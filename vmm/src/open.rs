@@ -94,12 +94,11 @@ impl Opened {
     /// Opens what `spec` names.
     pub fn new(spec: &VmSpec) -> Result<Self, Error> {
         check_descriptors(spec)?;
-        let mut taken = Vec::new();
+        let mut taken = Taken::default();
         let mut read = |flag, source: Option<&FileRef>| {
             let named = source.map(|s| readable(flag, s)).transpose()?;
-            taken.extend(
-                named.as_ref().and_then(|named| identity(&named.file)).map(|id| (Claim::of(flag), id)),
-            );
+            let identity = named.as_ref().and_then(|named| identity(&named.file));
+            taken.uses.extend(identity.map(|identity| Use { claim: Claim::of(flag), identity, image: None }));
             Ok::<_, Error>(named)
         };
         let boot = &spec.boot;
@@ -110,18 +109,15 @@ impl Opened {
                 .map(|(flag, file)| read(flag, file.as_ref()));
         let fw_cfg = boot.fw_cfg.iter().map(|it| read("--fw-cfg", it.file.as_ref()));
         let fw_cfg = fw_cfg.collect::<Result<_, _>>()?;
+        // What is only read comes first: devices change things.
+        let (kernel, initrd, firmware) = (kernel?, initrd?, firmware?);
         let (devices, consoles) = devices::open(&spec.devices, &mut taken)?;
-        Ok(Self {
-            kernel: kernel?,
-            initrd: initrd?,
-            firmware: firmware?,
-            modules,
-            fw_cfg,
-            devices,
-            console: console(&spec.console, &mut taken)?,
-            consoles,
-            result: spec.result.as_ref().map(|path| writable("--result", path, &mut taken)).transpose()?,
-        })
+        let console = console(&spec.console, &mut taken)?;
+        let result = spec.result.as_ref().map(|path| writable("--result", path, &mut taken)).transpose()?;
+        for (flag, name, file) in taken.to_empty {
+            file.set_len(0).map_err(|source| Error::Open { flag, name, source })?;
+        }
+        Ok(Self { kernel, initrd, firmware, modules, fw_cfg, devices, console, consoles, result })
     }
 }
 
@@ -175,13 +171,31 @@ impl fmt::Display for Claim {
     }
 }
 
-/// What has regular files in use, with their device and inode.
-type Taken = Vec<(Claim, (u64, u64))>;
+/// A file in use.
+#[derive(Debug)]
+struct Use {
+    claim: Claim,
+    /// As [`identity`] says.
+    identity: (u64, u64),
+    /// Whether it may be written, of a disk's image or one of persistent memory.
+    image: Option<bool>,
+}
 
-/// Device and inode of a regular file.
+/// What is in use, and what is to be emptied when all is there.
+#[derive(Debug, Default)]
+struct Taken {
+    uses: Vec<Use>,
+    to_empty: Vec<(&'static str, String, File)>,
+}
+
+/// Device and inode of a regular file; 0 and the device of a block device.
 fn identity(file: &File) -> Option<(u64, u64)> {
     let stat = fstat(file).ok()?;
-    (FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile).then_some((stat.st_dev, stat.st_ino))
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => Some((stat.st_dev, stat.st_ino)),
+        FileType::BlockDevice => Some((0, stat.st_rdev)),
+        _ => None,
+    }
 }
 
 fn readable(flag: &'static str, source: &FileRef) -> Result<Named, Error> {
@@ -193,18 +207,20 @@ fn readable(flag: &'static str, source: &FileRef) -> Result<Named, Error> {
     }
 }
 
-/// Opens a file for writing, and empties it if it is a regular one that was named by its path.
+/// Opens a file for writing, which is emptied when all is there, if it is a regular one that was named by its path.
 fn writable(flag: &'static str, target: &FileRef, taken: &mut Taken) -> Result<File, Error> {
     let name = || target.to_string();
     let fail = |source| Error::Open { flag, name: name(), source };
     let file = target.create().map_err(fail)?;
-    if let Some(id) = identity(&file) {
-        if let Some(&(other, _)) = taken.iter().find(|(_, taken)| *taken == id) {
-            return Err(Error::Same { flag, name: name(), other });
+    if let Some(identity) = identity(&file) {
+        if let Some(other) = taken.uses.iter().find(|other| other.identity == identity) {
+            return Err(Error::Same { flag, name: name(), other: other.claim });
         }
-        taken.push((Claim::of(flag), id));
-        if matches!(target, FileRef::Path(_)) {
-            file.set_len(0).map_err(fail)?;
+        taken.uses.push(Use { claim: Claim::of(flag), identity, image: None });
+        // Devices have no length.
+        let is_device = identity.0 == 0;
+        if matches!(target, FileRef::Path(_)) && !is_device {
+            taken.to_empty.push((flag, name(), file.try_clone().map_err(fail)?));
         }
     }
     Ok(file)
@@ -293,6 +309,50 @@ mod tests {
         drop(another);
         open(&format!("kernel = '{kernel}'\ndisk = ['path={image},readonly', 'path={image},overlay=tmp']"))
             .unwrap();
+    }
+
+    #[test]
+    fn one_descriptor_is_not_two_disks() {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        image.as_file().set_len(2 << 20).unwrap();
+        let fd = image.as_file().as_raw_fd();
+        let kernel = tempfile::NamedTempFile::new().unwrap();
+        let opened = |devices: &str| {
+            let devices = devices.replace("FD", &format!("fd:{fd}"));
+            open(&format!("kernel = '{}'\n{devices}", kernel.path().display()))
+        };
+        for devices in [
+            "disk = ['path=FD', 'path=FD']",
+            "disk = ['path=FD', 'path=FD,readonly']",
+            "disk = 'path=FD'\npmem = 'path=FD'",
+        ] {
+            let error = opened(devices).unwrap_err().to_string();
+            assert!(error.contains("is in use by this VM's own --disk"), "{devices}: {error}");
+        }
+        opened("disk = ['path=FD,readonly', 'path=FD,readonly']").unwrap();
+    }
+
+    #[test]
+    fn a_start_that_fails_leaves_files_as_they_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name).display().to_string();
+        let (kernel, log, odd, overlay) = (path("kernel"), path("log"), path("odd"), path("overlay"));
+        for (file, bytes) in [(&kernel, 10), (&log, 10), (&odd, 1000)] {
+            std::fs::write(file, vec![b'x'; bytes]).unwrap();
+        }
+        for fails in [
+            format!("kernel = '{}'\nport = 'name=a,file={log}'", path("absent")),
+            format!("kernel = '{kernel}'\nport = 'name=a,file={log}'\nresult = '/absent/result'"),
+            format!("kernel = '{kernel}'\nconsole = 'file={log}'\nport = 'name=a,file={kernel}'"),
+        ] {
+            open(&fails).unwrap_err();
+            assert_eq!(std::fs::read(&log).unwrap().len(), 10, "{fails}");
+        }
+        let error = open(&format!("kernel = '{kernel}'\ndisk = 'path={odd},overlay={overlay}'")).unwrap_err();
+        assert!(error.to_string().starts_with(&format!("--disk {odd}: 1000 bytes")), "{error}");
+        assert_eq!(std::fs::metadata(&overlay).unwrap().len(), 0, "nothing is said of a base that cannot be");
+        open(&format!("kernel = '{kernel}'\nport = 'name=a,file={log}'")).unwrap();
+        assert_eq!(std::fs::read(&log).unwrap(), b"", "emptied");
     }
 
     #[test]

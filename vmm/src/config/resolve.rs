@@ -43,6 +43,11 @@ impl RawConfig {
             _ => None,
         });
         differ("net", "tap", taps)?;
+        let descriptors = self.net.iter().filter_map(|net| match &net.tap {
+            Some(TapRef::Fds(descriptors)) => Some(descriptors),
+            _ => None,
+        });
+        differ("net", "tap", descriptors.flatten())?;
         differ("port", "name", self.port.iter().map(|port| port.name.as_str()))?;
         Ok(VmSpec {
             boot: BootSpec {
@@ -140,16 +145,16 @@ impl VmSpec {
 }
 
 /// Checks that no two devices say the same.
-fn differ<'a>(
+fn differ<T: PartialEq + ToString>(
     key: &'static str,
     what: &'static str,
-    values: impl Iterator<Item = &'a str> + Clone,
+    values: impl Iterator<Item = T> + Clone,
 ) -> Result<(), Error> {
     let mut rest = values.clone();
     for value in values {
         rest.next();
         if rest.clone().any(|other| other == value) {
-            return Err(Error::Twice { key, what, value: value.to_owned() });
+            return Err(Error::Twice { key, what, value: value.to_string() });
         }
     }
     Ok(())

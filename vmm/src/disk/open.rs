@@ -46,22 +46,33 @@ fn physical_block(spec: &DiskConfig) -> Option<u32> {
 /// The images that a disk consists of.
 #[derive(Debug, Default)]
 pub struct Chain {
-    /// Each by device and inode.
-    pub images: Vec<(u64, u64)>,
+    /// All, in the order in which they were opened.
+    pub images: Vec<Image>,
     /// Those that a library reads.
     pub(super) lengths: Lengths,
 }
 
+/// One of a disk's images.
+#[derive(Debug)]
+pub struct Image {
+    /// What to call it.
+    pub name: String,
+    /// Device and inode; of a block device, 0 and what device it is.
+    pub identity: (u64, u64),
+    /// Whether it may be written.
+    pub writes: bool,
+}
+
 impl Chain {
     /// Adds an image; fails if it is there already, or one too many.
-    fn add(&mut self, name: &str, identity: (u64, u64)) -> Result<(), Error> {
-        if self.images.contains(&identity) {
-            return Err(Error::Loop(name.to_owned()));
+    fn add(&mut self, image: Image) -> Result<(), Error> {
+        if self.images.iter().any(|other| other.identity == image.identity) {
+            return Err(Error::Loop(image.name));
         }
         if self.images.len() > MAX_CHAIN {
-            return Err(Error::TooDeep { name: name.to_owned(), limit: MAX_CHAIN });
+            return Err(Error::TooDeep { name: image.name, limit: MAX_CHAIN });
         }
-        self.images.push(identity);
+        self.images.push(image);
         Ok(())
     }
 }
@@ -128,7 +139,7 @@ impl Opened {
             }
             _ => return Err(Error::NoDisk(self.name)),
         };
-        chain.add(&self.name, identity)?;
+        chain.add(Image { name: self.name.clone(), identity, writes: self.writes })?;
         match lock::lock(&self.file, self.writes) {
             Ok(()) => Ok(self),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {

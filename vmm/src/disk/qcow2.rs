@@ -36,10 +36,10 @@ impl Disk {
 
     /// The disk in `base`, with all that is written kept in `overlay`: a qcow2 image, or empty and then made one.
     pub fn over(base: Opened, format: DiskFormat, overlay: Opened, chain: &mut Chain) -> Result<Self, Error> {
-        let name = overlay.name.clone();
+        let (name, base_name) = (overlay.name.clone(), base.name.clone());
         let base_path = base.path.as_deref().and_then(|path| path.canonicalize().ok());
         let base = layer(base, format, chain)?;
-        let size = base.size();
+        let size = sectors(base.size(), &base_name)?;
         let is_new = overlay.size()? == 0;
         let fail = |e: io::Error| broken(&name, &e);
         let counted = is_new || counts_header(&overlay).unwrap_or(false);
@@ -69,10 +69,7 @@ impl Disk {
     }
 
     fn of_access(image: Access, name: &str, writes: bool, chain: &mut Chain) -> Result<Self, Error> {
-        let size = image.size();
-        if size == 0 || !size.is_multiple_of(SECTOR) {
-            return Err(Error::Size { name: name.to_owned(), size, block: SECTOR as u32 });
-        }
+        let size = sectors(image.size(), name)?;
         let geometry =
             Geometry { size, logical_block: SECTOR as u32, physical_block: 4096, readonly: !writes };
         Ok(Self { image, lengths: take(&mut chain.lengths), geometry })
@@ -129,6 +126,14 @@ impl Backend for Disk {
             _ => self.lengths.check().and_then(|()| self.work(operation)),
         })
     }
+}
+
+/// The bytes of a disk, which have to be whole sectors.
+fn sectors(size: u64, name: &str) -> Result<u64, Error> {
+    if size == 0 || !size.is_multiple_of(SECTOR) {
+        return Err(Error::Size { name: name.to_owned(), size, block: SECTOR as u32 });
+    }
+    Ok(size)
 }
 
 /// The qcow2 image in a file, on top of the backing files that it names.

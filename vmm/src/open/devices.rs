@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use super::{Claim, Consoles, Error, Taken};
+use super::{Claim, Consoles, Error, Taken, Use};
 use crate::config::{
     CacheMode, DevicesSpec, DiskConfig, FileRef, Mtu, NetConfig, Overlay, PmemConfig, Serial, TapRef,
     TransportKind, VsockConfig,
@@ -16,7 +16,7 @@ use crate::devices::virtio::{
     Block, BlockOptions, Endpoint, Entropy, Net, NetBackend as Backend, NetOptions, Pmem, PmemWrites, Stream,
     Tap, VirtioDevice, Vsock,
 };
-use crate::disk::{self, Chain, Opened};
+use crate::disk::{self, Chain, Image, Opened};
 use crate::machine::Attachment;
 use crate::memory::HUGE_PAGE;
 
@@ -68,21 +68,40 @@ pub(super) fn open(spec: &DevicesSpec, taken: &mut Taken) -> Result<(Vec<Attachm
 
 /// What is wrong with an image, the last of a chain. A lock that conflicts may be that of another device of ours.
 fn refused(claim: Claim, source: disk::Error, chain: &Chain, taken: &Taken) -> Error {
-    let locks = |claim: &Claim| ["--disk", "--pmem"].contains(&claim.flag);
-    let last = chain.images.last();
-    let holder = taken.iter().find(|(claim, image)| locks(claim) && Some(image) == last);
+    let holder = chain.images.last().and_then(|image| holder(image, taken));
     let source = match holder {
-        Some((holder, _)) => source.held_by(holder),
+        Some(holder) => source.held_by(&holder),
         None => source,
     };
     Error::Disk { flag: claim.flag, source }
+}
+
+/// What of ours has an image, if that and this one cannot go together.
+fn holder(image: &Image, taken: &Taken) -> Option<Claim> {
+    let conflicts = |other: &&Use| {
+        other.identity == image.identity && other.image.is_some_and(|writes| writes || image.writes)
+    };
+    taken.uses.iter().find(conflicts).map(|other| other.claim)
+}
+
+/// Takes the images of a device. Locks do not tell one descriptor of an open file from another.
+fn take(claim: Claim, chain: Chain, taken: &mut Taken) -> Result<(), Error> {
+    for image in chain.images {
+        if let Some(holder) = holder(&image, taken) {
+            let Image { name, writes, .. } = image;
+            let source = disk::Error::Locked { name, writes, holder: Some(holder.to_string()) };
+            return Err(Error::Disk { flag: claim.flag, source });
+        }
+        taken.uses.push(Use { claim, identity: image.identity, image: Some(image.writes) });
+    }
+    Ok(())
 }
 
 /// A block device. One without a serial number of its own has its place among the disks for one.
 fn block(config: &DiskConfig, index: usize, claim: Claim, taken: &mut Taken) -> Result<Block, Error> {
     let mut chain = Chain::default();
     let disk = disk::open(config, &mut chain).map_err(|source| refused(claim, source, &chain, taken))?;
-    taken.extend(chain.images.into_iter().map(|image| (claim, image)));
+    take(claim, chain, taken)?;
     let limiter = RateLimiter::new(&config.rate()).map_err(|source| Error::Open {
         flag: claim.flag,
         name: config.path.to_string(),
@@ -163,7 +182,7 @@ fn persistent_memory(config: &PmemConfig, claim: Claim, taken: &mut Taken) -> Re
     let mut chain = Chain::default();
     let image = Opened::new(&config.path, writes == PmemWrites::Shared, false, &mut chain)
         .map_err(|source| refused(claim, source, &chain, taken))?;
-    taken.extend(chain.images.into_iter().map(|image| (claim, image)));
+    take(claim, chain, taken)?;
     let len = image.whole(HUGE_PAGE as u32).map_err(|source| Error::Disk { flag, source })?;
     let name = image.name.clone();
     Pmem::new(image.file, len, writes).map_err(|source| Error::Open { flag, name, source })
