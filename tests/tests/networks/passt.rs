@@ -1,7 +1,5 @@
 //! A network without privileges: passt, by its Debian package, which dies and comes back.
 
-use std::path::Path;
-
 use anyhow::Result;
 use tests::Guest;
 use xtask::ctx::Ctx;

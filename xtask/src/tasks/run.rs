@@ -245,6 +245,9 @@ fn nested(ctx: &Ctx, args: &Args, guest: &Guest) -> Result<u8> {
         lab.file(name, path);
     }
     lab.forward_stdin = true;
+    for path in host::lost(&args.jiffy) {
+        eprintln!("{path}: is in the nested lab, and gone with it");
+    }
     let taps = host::taps(&args.jiffy);
     if !taps.is_empty() {
         lab.modules.push("tun".to_owned());

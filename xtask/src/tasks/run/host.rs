@@ -79,6 +79,20 @@ pub fn files(jiffy: &[String], lab: &mut Lab) -> Result<Vec<String>> {
     Ok(words)
 }
 
+/// What `jiffy` is to write or to make, by path: in the lab that is gone when the guest is.
+pub fn lost(jiffy: &[String]) -> Vec<&str> {
+    let mut lost = Vec::new();
+    for (flag, before) in
+        [("--result", ""), ("--port", "file="), ("--console", "file="), ("--vsock", "path=")]
+    {
+        let values = values(jiffy, &[flag]).into_iter().map(|(at, from)| &jiffy[at][from..]);
+        let named =
+            values.flat_map(|value| value.split(',')).filter_map(|option| option.strip_prefix(before));
+        lost.extend(named.filter(|path| !path.starts_with("fd:")));
+    }
+    lost
+}
+
 /// Gives the lab copies of the images that `jiffy` is to use, and returns the words for `jiffy` with their paths there.
 /// What is written goes to the copies, and is gone when the lab is; who starts this is told so.
 pub fn images(jiffy: &[String], lab: &mut Lab) -> Result<Vec<String>> {
@@ -212,6 +226,13 @@ mod tests {
         assert_eq!(lab.memory_mib, memory + 12);
         let error = images(&words(&["--disk", "path=/no/such"]), &mut lab).unwrap_err();
         assert!(error.to_string().contains("/no/such"), "{error}");
+    }
+
+    #[test]
+    fn what_is_lost_with_the_lab() {
+        let given =
+            ["--port=name=a,file=log", "--result", "r.json", "--console", "off", "--vsock", "path=fd:3"];
+        assert_eq!(lost(&words(&given)), ["r.json", "log"]);
     }
 
     #[test]
