@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::{self, Command, ExitCode};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -99,8 +99,9 @@ fn one(priority: Priority, step: &[&str], logs: &Path) -> Result<Ended> {
     let shown = format!("cargo xtask {}", step.join(" "));
     let path = logs.join(format!("{}.log", step.join(" ").replace([' ', '-'], "")));
     let log = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-    // This program itself: cargo would wait for whoever builds in the same folder.
-    let xtask = std::env::current_exe().context("where xtask is")?;
+    // This program itself: cargo would wait for whoever builds in the same folder. Not by its name, under which a step that
+    // builds leaves another one.
+    let xtask = format!("/proc/{}/exe", process::id());
     let mut command = match priority {
         Priority::First => Command::new(xtask),
         Priority::Behind => {
