@@ -1,7 +1,6 @@
 //! Configuration files: TOML or JSON of our own form, or Firecracker's JSON.
 
 use std::io::Read;
-use std::ops::Range;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -48,8 +47,8 @@ struct Entry {
     /// Path of the table that it is in.
     table: &'static str,
     key: String,
-    /// Where key and value are, in bytes, if known.
-    at: Option<(Range<usize>, Range<usize>)>,
+    /// Where the key begins, in bytes, if known.
+    at: Option<usize>,
 }
 
 impl Entry {
@@ -59,7 +58,7 @@ impl Entry {
 
     /// Where a file has this entry.
     fn place(&self, file: &FileRef, text: &str) -> Place {
-        let line = self.at.as_ref().map(|(key, _)| line_of(text.as_bytes(), key.start));
+        let line = self.at.map(|at| line_of(text.as_bytes(), at));
         Place { file: file.clone(), line, key: self.path() }
     }
 }
@@ -68,7 +67,7 @@ impl Entry {
 fn check_keys(file: &FileRef, text: &str, entries: &[Entry]) -> Result<(), Error> {
     let known = |table| if table == MEMORY { fields::<RawMemory>() } else { fields::<RawConfig>() };
     let unknown = entries.iter().filter(|entry| !known(entry.table).contains(&entry.key.as_str()));
-    match unknown.min_by_key(|entry| entry.at.as_ref().map(|(key, _)| key.start)) {
+    match unknown.min_by_key(|entry| entry.at) {
         None => Ok(()),
         Some(entry) => Err(Error::UnknownKey {
             place: entry.place(file, text),
@@ -118,8 +117,7 @@ fn path_at(value: &Spanned<DeValue<'_>>, at: usize) -> Option<String> {
 
 fn list_toml(table: &'static str, content: &DeTable<'_>, entries: &mut Vec<Entry>) {
     for (key, value) in content {
-        let at = Some((key.span(), value.span()));
-        entries.push(Entry { table, key: key.get_ref().to_string(), at });
+        entries.push(Entry { table, key: key.get_ref().to_string(), at: Some(key.span().start) });
         if let (DeValue::Table(inner), "", MEMORY) = (value.get_ref(), table, key.get_ref().as_ref()) {
             list_toml(MEMORY, inner, entries);
         }
