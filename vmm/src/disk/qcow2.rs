@@ -120,11 +120,9 @@ impl Backend for Disk {
     }
 
     fn start(&mut self, _: u16, operation: &Operation<'_>) -> Option<io::Result<()>> {
-        // What reads has to be sure of it when it has read; what writes might make an image as long as it was.
-        Some(match *operation {
-            Operation::Read { .. } => self.work(operation).and_then(|()| self.lengths.check()),
-            _ => self.lengths.check().and_then(|()| self.work(operation)),
-        })
+        // What reads has to be sure of it when it has read; what writes might make an image as long as it was, or longer.
+        let before = if let Operation::Read { .. } = operation { Ok(()) } else { self.lengths.check() };
+        Some(before.and_then(|()| self.work(operation)).and_then(|()| self.lengths.check()))
     }
 }
 
