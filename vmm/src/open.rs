@@ -97,7 +97,7 @@ impl Opened {
         let mut taken = Taken::default();
         let mut read = |flag, source: Option<&FileRef>| {
             let named = source.map(|s| readable(flag, s)).transpose()?;
-            let identity = named.as_ref().and_then(|named| identity(&named.file));
+            let identity = named.as_ref().and_then(|named| disk::identity(&named.file).ok().flatten());
             taken.uses.extend(identity.map(|identity| Use { claim: Claim::of(flag), identity, image: None }));
             Ok::<_, Error>(named)
         };
@@ -175,7 +175,7 @@ impl fmt::Display for Claim {
 #[derive(Debug)]
 struct Use {
     claim: Claim,
-    /// As [`identity`] says.
+    /// As [`disk::identity`] says.
     identity: (u64, u64),
     /// Whether it may be written, of a disk's image or one of persistent memory.
     image: Option<bool>,
@@ -186,16 +186,6 @@ struct Use {
 struct Taken {
     uses: Vec<Use>,
     to_empty: Vec<(&'static str, String, File)>,
-}
-
-/// Device and inode of a regular file; 0 and the device of a block device.
-fn identity(file: &File) -> Option<(u64, u64)> {
-    let stat = fstat(file).ok()?;
-    match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => Some((stat.st_dev, stat.st_ino)),
-        FileType::BlockDevice => Some((0, stat.st_rdev)),
-        _ => None,
-    }
 }
 
 fn readable(flag: &'static str, source: &FileRef) -> Result<Named, Error> {
@@ -212,7 +202,7 @@ fn writable(flag: &'static str, target: &FileRef, taken: &mut Taken) -> Result<F
     let name = || target.to_string();
     let fail = |source| Error::Open { flag, name: name(), source };
     let file = target.create().map_err(fail)?;
-    if let Some(identity) = identity(&file) {
+    if let Some(identity) = disk::identity(&file).map_err(fail)? {
         if let Some(other) = taken.uses.iter().find(|other| other.identity == identity) {
             return Err(Error::Same { flag, name: name(), other: other.claim });
         }

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use crate::memory::{Map, Slice};
 
 pub use error::Error;
-pub use open::{Chain, Image, Opened, open};
+pub use open::{Chain, Image, Opened, identity, open};
 pub use raw::Raw;
 
 /// Bytes of a sector, the unit in which virtio-block counts (Virtio 1.2, 5.2.6).

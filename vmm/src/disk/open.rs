@@ -57,10 +57,21 @@ pub struct Chain {
 pub struct Image {
     /// What to call it.
     pub name: String,
-    /// Device and inode; of a block device, 0 and what device it is.
+    /// As [`identity`] says.
     pub identity: (u64, u64),
     /// Whether it may be written.
     pub writes: bool,
+}
+
+/// What tells a file from others, whatever it is called: device and inode of a regular file; 0 and the device of a block
+/// device. Nothing else can be an image.
+pub fn identity(file: &File) -> io::Result<Option<(u64, u64)>> {
+    let stat = fstat(file)?;
+    Ok(match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => Some((stat.st_dev, stat.st_ino)),
+        FileType::BlockDevice => Some((0, stat.st_rdev)),
+        _ => None,
+    })
 }
 
 impl Chain {
@@ -130,15 +141,10 @@ impl Opened {
 
     /// Sees to it that this is an image, one that is not in the chain yet, and that nobody else is in the way.
     fn checked(mut self, chain: &mut Chain) -> Result<Self, Error> {
-        let stat = fstat(&self.file).map_err(|e| self.failed(e.into()))?;
-        let identity = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => (stat.st_dev, stat.st_ino),
-            FileType::BlockDevice => {
-                self.is_device = true;
-                (0, stat.st_rdev)
-            }
-            _ => return Err(Error::NoDisk(self.name)),
+        let Some(identity) = identity(&self.file).map_err(|e| self.failed(e))? else {
+            return Err(Error::NoDisk(self.name));
         };
+        self.is_device = identity.0 == 0;
         chain.add(Image { name: self.name.clone(), identity, writes: self.writes })?;
         match lock::lock(&self.file, self.writes) {
             Ok(()) => Ok(self),
