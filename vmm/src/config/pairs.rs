@@ -44,7 +44,11 @@ pub(super) fn parse<T: Device>(text: &str) -> Result<T, ValueError> {
 /// Why there is no device: a key that there is not, before all else.
 fn refused(text: &str, parts: &[String], known: &[&'static str], Failed(reason): Failed) -> ValueError {
     let stranger = parts.iter().position(|part| !known.contains(&key(part).0));
-    let reason = stranger.map_or(reason, |index| unknown(&parts[index], known, index == 0));
+    let reason = stranger.map_or(reason, |index| {
+        let is_given = |field: &&'static str| parts.iter().any(|part| key(part).0 == *field);
+        let first = known.first().copied().filter(|field| index == 0 && !is_given(field));
+        unknown(&parts[index], known, first)
+    });
     ValueError::Pairs { text: text.to_owned(), reason }
 }
 
@@ -53,17 +57,15 @@ fn key(part: &str) -> (&str, Option<&str>) {
     part.split_once('=').map_or((part, None), |(key, value)| (key, Some(value)))
 }
 
-/// What to say of a part whose key is not known.
-fn unknown(part: &str, known: &[&'static str], is_first: bool) -> String {
+/// What to say of a part whose key is not known: it may be the value of `first`, if that could stand there.
+fn unknown(part: &str, known: &[&'static str], first: Option<&'static str>) -> String {
     let (key, value) = key(part);
     let options = known.join(", ");
-    let advice = match (value, nearest(key, known)) {
-        (None, _) if is_first => {
-            format!("did you mean {}={}?", known.first().unwrap_or(&""), key.replace(',', ",,"))
-        }
-        (_, Some(near)) => format!("did you mean `{near}`?"),
-        (None, None) => format!("write a comma in a value twice, or give one of {options}"),
-        (Some(_), None) => format!("give one of {options}"),
+    let advice = match (value, first, nearest(key, known)) {
+        (None, Some(first), _) => format!("did you mean {first}={}?", key.replace(',', ",,")),
+        (_, _, Some(near)) => format!("did you mean `{near}`?"),
+        (None, _, None) => format!("write a comma in a value twice, or give one of {options}"),
+        (Some(_), _, None) => format!("give one of {options}"),
     };
     format!("`{key}` is no option: {advice}")
 }

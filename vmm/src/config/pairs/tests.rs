@@ -64,6 +64,7 @@ fn what_is_wrong_is_said() {
             "path=a,b.img",
             "`b.img` is no option: write a comma in a value twice, or give one of path, read-only, watts, transport",
         ),
+        ("read_only,path=a", "`read_only` is no option: did you mean `read-only`?"),
         ("path=a,read_only", "`read_only` is no option: did you mean `read-only`?"),
         ("path=a,watts=x", "watts: `x` is no number of queues: give 1 to 255"),
         ("path=a,watts=100", "as bright as that there is none"),
