@@ -34,7 +34,7 @@ impl Exhausted {
         Self { what, most: None, source }
     }
 
-    /// Of what devices of the user's use up.
+    /// As [`Exhausted::new`], of something that the devices a user asks for have used up.
     fn devices(what: &'static str, most: Most) -> impl FnOnce(vm_allocator::Error) -> Self {
         move |source| Self { what, most: Some(most), source }
     }
