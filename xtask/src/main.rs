@@ -1,13 +1,16 @@
 //! `cargo xtask`: builds, runs, tests and measures Jiffy. One file per task.
 
-use std::any::Any;
+use std::io::{self, Write};
 use std::panic;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use xtask::ctx::{self, Ctx};
 
+mod printing;
 mod tasks;
+
+use printing::Failure;
 
 /// Builds, runs, tests and measures Jiffy.
 #[derive(Parser)]
@@ -39,15 +42,22 @@ enum Task {
 fn main() -> ExitCode {
     let usual = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {
-        if !reader_is_gone(panic.payload()) {
+        if printing::failure(panic.payload()).is_none() {
             usual(panic);
         }
     }));
     let cli = Cli::parse();
     match panic::catch_unwind(|| run(cli)) {
         Ok(code) => code,
-        Err(panic) if reader_is_gone(&*panic) => ExitCode::from(READER_GONE),
-        Err(panic) => panic::resume_unwind(panic),
+        Err(panic) => match printing::failure(&*panic) {
+            Some(Failure::ReaderGone) => ExitCode::from(printing::READER_GONE),
+            Some(Failure::Other(why)) => {
+                // Standard error may be what failed.
+                let _ = writeln!(io::stderr(), "xtask: {why}");
+                ExitCode::from(ctx::FAILED)
+            }
+            None => panic::resume_unwind(panic),
+        },
     }
 }
 
@@ -70,14 +80,4 @@ fn run(cli: Cli) -> ExitCode {
         eprintln!("xtask: {error:#}");
         ExitCode::from(ctx::FAILED)
     })
-}
-
-/// What a shell says of a program that SIGPIPE ended (128 + 13), as it ends others in front of `| head`.
-const READER_GONE: u8 = 141;
-
-/// Whether this panic is that of `println!` whose reader has seen enough (`| head`). It ends us, with all that runs for
-/// us, which a signal would not, but is nobody's fault.
-fn reader_is_gone(panic: &(dyn Any + Send)) -> bool {
-    let said = panic.downcast_ref::<String>().map_or("", String::as_str);
-    said.starts_with("failed printing to std") && said.contains("Broken pipe")
 }

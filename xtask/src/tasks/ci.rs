@@ -1,7 +1,7 @@
 //! `ci`: all that a change has to pass.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::process::{self, Command, ExitCode};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use xtask::ctx::{Ctx, show};
+
+use crate::printing;
 
 /// Check all that a change has to pass
 #[derive(Debug, clap::Args)]
@@ -43,6 +45,7 @@ enum Priority {
 }
 
 /// How a step went.
+#[derive(Debug)]
 struct Ended {
     shown: String,
     passed: bool,
@@ -59,10 +62,11 @@ pub fn run(ctx: &Ctx, _: &Args) -> Result<ExitCode> {
     let ended: Vec<Ended> = thread::scope(|scope| {
         let rows = ROWS.map(|(priority, steps)| {
             let (failed, logs) = (&failed, &logs);
-            scope.spawn(move || row(priority, steps, logs, failed))
+            scope.spawn(move || row(steps, failed, |step| one(priority, step, logs)))
         });
-        // A row that panicked has said so.
-        rows.into_iter().map(|row| row.join().unwrap_or_else(|_| Ok(Vec::new()))).collect::<Result<Vec<_>>>()
+        rows.into_iter()
+            .map(|row| row.join().unwrap_or_else(|panic| panic::resume_unwind(panic)))
+            .collect::<Result<Vec<_>>>()
     })?
     .into_iter()
     .flatten()
@@ -78,25 +82,36 @@ pub fn run(ctx: &Ctx, _: &Args) -> Result<ExitCode> {
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Runs the steps of a row up to the first that fails, or to a failure in the other row.
-fn row(priority: Priority, steps: &[&[&str]], logs: &Path, failed: &AtomicBool) -> Result<Vec<Ended>> {
+/// Runs the steps of a row by `one`, up to the first that fails, or to a failure in the other row.
+fn row(steps: &[&[&str]], failed: &AtomicBool, one: impl Fn(&[&str]) -> Result<Ended>) -> Result<Vec<Ended>> {
     let mut all = Vec::new();
     for step in steps {
         if failed.load(Ordering::Relaxed) {
             break;
         }
-        let ended = one(priority, step, logs);
-        if !ended.as_ref().is_ok_and(|ended| ended.passed) {
+        let start = Instant::now();
+        let ended = panic::catch_unwind(AssertUnwindSafe(|| one(step)));
+        if !matches!(&ended, Ok(Ok(ended)) if ended.passed) {
             failed.store(true, Ordering::Relaxed);
         }
-        all.push(ended?);
+        all.push(match ended {
+            Ok(ended) => ended.with_context(|| shown(step))?,
+            Err(panic) if printing::failure(&*panic).is_some() => panic::resume_unwind(panic),
+            // It has said why.
+            Err(_) => Ended { shown: shown(step), passed: false, took: start.elapsed() },
+        });
     }
     Ok(all)
 }
 
+/// A step as one would type it.
+fn shown(step: &[&str]) -> String {
+    format!("cargo xtask {}", step.join(" "))
+}
+
 /// Runs a step, and shows what it said in one piece.
 fn one(priority: Priority, step: &[&str], logs: &Path) -> Result<Ended> {
-    let shown = format!("cargo xtask {}", step.join(" "));
+    let shown = shown(step);
     let path = logs.join(format!("{}.log", step.join(" ").replace([' ', '-'], "")));
     let log = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
     // This program itself: cargo would wait for whoever builds in the same folder. Not by its name, under which a step that
@@ -116,9 +131,51 @@ fn one(priority: Priority, step: &[&str], logs: &Path) -> Result<Ended> {
     let status = command.status().with_context(|| format!("cannot run {}", show(&command)))?;
     let took = start.elapsed();
     let said = fs::read(&path)?;
-    let mut stdout = io::stdout().lock();
-    writeln!(stdout, "\n== {shown} ({status}, {:.1} s)", took.as_secs_f64())?;
-    stdout.write_all(&said)?;
-    stdout.flush()?;
+    let (said, seconds) = (String::from_utf8_lossy(&said), took.as_secs_f64());
+    println!("\n== {shown} ({status}, {seconds:.1} s)\n{}", said.trim_end());
     Ok(Ended { shown, passed: status.success(), took })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STEPS: [&[&str]; 3] = [&["tidy"], &["test", "--require"], &["guard"]];
+
+    fn ended(step: &[&str], passed: bool) -> Result<Ended> {
+        Ok(Ended { shown: shown(step), passed, took: Duration::ZERO })
+    }
+
+    #[test]
+    fn a_step_that_panics_has_failed_and_is_named() {
+        let failed = AtomicBool::new(false);
+        let of = |ended: &Ended| (ended.shown.clone(), ended.passed);
+        let all = row(&STEPS, &failed, |step| match step {
+            ["test", ..] => panic!("as planned"),
+            _ => ended(step, true),
+        });
+        let all: Vec<_> = all.unwrap().iter().map(of).collect();
+        let expected = [("cargo xtask tidy", true), ("cargo xtask test --require", false)];
+        assert_eq!(all, expected.map(|(shown, passed)| (shown.to_owned(), passed)));
+        assert!(failed.load(Ordering::Relaxed), "the other row goes on");
+        assert!(row(&STEPS, &failed, |step| ended(step, true)).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_step_that_cannot_be_run_is_named_and_ends_the_rows() {
+        let failed = AtomicBool::new(false);
+        let error = row(&STEPS, &failed, |_| anyhow::bail!("no log")).unwrap_err();
+        assert_eq!(format!("{error:#}"), "cargo xtask tidy: no log");
+        assert!(failed.load(Ordering::Relaxed));
+    }
+
+    #[test]
+    fn what_cannot_be_printed_ends_all_of_it() {
+        let failed = AtomicBool::new(false);
+        let why = String::from("Broken pipe");
+        let printing = || row(&STEPS, &failed, |_| panic!("failed printing to stdout: {why}"));
+        let panic = panic::catch_unwind(AssertUnwindSafe(printing)).err().unwrap();
+        assert_eq!(printing::failure(&*panic), Some(printing::Failure::ReaderGone));
+        assert!(failed.load(Ordering::Relaxed));
+    }
 }
