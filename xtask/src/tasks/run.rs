@@ -1,6 +1,7 @@
 //! `run`: a real Linux, booted by `jiffy`.
 
 mod host;
+mod place;
 
 use std::fs;
 use std::io::{self, Write};
@@ -16,11 +17,11 @@ use xtask::ctx::{Ctx, FAILED};
 use xtask::kernel::Kernel;
 use xtask::lab::qemu::{Input, Machine};
 use xtask::lab::{self, Lab, Speed, Way};
-use xtask::probe::{self, Level};
 use xtask::tuned::{Recipe, Tuned, Variant};
 use xtask::{built, drivers, initramfs};
 
 use super::build;
+use place::Place;
 
 /// Boot a real Linux in jiffy and run a command in it
 ///
@@ -48,14 +49,6 @@ pub struct Args {
     /// Arguments for `jiffy run`
     #[arg(last = true)]
     jiffy: Vec<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Place {
-    Auto,
-    Native,
-    Nested,
-    Qemu,
 }
 
 impl Args {
@@ -91,10 +84,7 @@ impl Guest {
 pub fn run(ctx: &Ctx, args: &Args) -> Result<ExitCode> {
     let args = &args.split_exec();
     build::all(ctx)?;
-    let place = match args.lab {
-        Place::Auto => choose(ctx)?,
-        chosen => chosen,
-    };
+    let place = place::choose(ctx, args)?;
     let folder = tempfile::tempdir()?;
     let guest = prepare(ctx, args, place, folder.path())?;
     let status = match place {
@@ -103,18 +93,6 @@ pub fn run(ctx: &Ctx, args: &Args) -> Result<ExitCode> {
         Place::Qemu => qemu(ctx, args, &guest)?,
     };
     Ok(ExitCode::from(status))
-}
-
-fn choose(ctx: &Ctx) -> Result<Place> {
-    let probe = probe::probe(ctx)?;
-    if probe.level == Level::Hardware {
-        return Ok(Place::Native);
-    }
-    eprintln!(
-        "KVM cannot run Linux here ({}): using the nested lab",
-        probe.reason.as_deref().unwrap_or("no reason given")
-    );
-    Ok(Place::Nested)
 }
 
 /// Where a kernel's modules are.
@@ -281,7 +259,6 @@ fn nested(ctx: &Ctx, args: &Args, guest: &Guest) -> Result<u8> {
 }
 
 fn qemu(ctx: &Ctx, args: &Args, guest: &Guest) -> Result<u8> {
-    ensure!(args.jiffy.is_empty(), "arguments for jiffy mean nothing to QEMU: {}", args.jiffy.join(" "));
     // Without ACPI: with it, QEMU's microvm has no timer by which a Linux under TCG could calibrate its clock. So
     // a reset, which ends QEMU, stands for power-off.
     const MICROVM: &str = "microvm,acpi=off";
