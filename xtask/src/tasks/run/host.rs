@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use xtask::lab::Lab;
 
 /// The most that all copies may have together: they lie in the lab's memory, and do so twice while it starts.
@@ -52,12 +52,55 @@ pub fn plug(taps: &[&str]) -> Vec<String> {
     ["sh", "-c", &format!("{script}exec \"$@\""), "sh"].map(str::to_owned).to_vec()
 }
 
+/// Fails where `jiffy` is to use what the nested lab cannot have: sockets at which somebody on this host listens, and
+/// descriptors that are open here.
+pub fn reachable(jiffy: &[String]) -> Result<()> {
+    for (at, from) in values(jiffy, &["--net"]) {
+        let value = &jiffy[at][from..];
+        for option in value.split(',') {
+            if option.starts_with("passt=") {
+                bail!(
+                    "--net {value}: the nested lab cannot reach a socket of this host; with tap=NAME it makes a tap of its own"
+                );
+            }
+        }
+    }
+    let named = [
+        "--config",
+        "--kernel",
+        "--initrd",
+        "--firmware",
+        "--module",
+        "--fw-cfg",
+        "--disk",
+        "--pmem",
+        "--net",
+        "--vsock",
+        "--port",
+        "--console",
+        "--result",
+    ];
+    for (at, from) in values(jiffy, &named) {
+        let value = &jiffy[at][from..];
+        let is_open =
+            |option: &str| option.split_once('=').map_or(option, |(_, file)| file).starts_with("fd:");
+        ensure!(
+            !value.split(',').any(is_open),
+            "{value}: the nested lab cannot have a descriptor of this host: name a file"
+        );
+    }
+    Ok(())
+}
+
 /// Gives the lab copies of the other files that `jiffy` is to read, and returns the words for `jiffy` with their paths
 /// there.
 pub fn files(jiffy: &[String], lab: &mut Lab) -> Result<Vec<String>> {
     let mut words = jiffy.to_vec();
     // The file is all of a value, or one option in it.
-    let whole = values(jiffy, &["--initrd"]).into_iter().map(|place| (place, ""));
+    let configuration = values(jiffy, &["--config"]);
+    let configurations = configuration.len();
+    let whole = configuration.into_iter().chain(values(jiffy, &["--kernel", "--initrd", "--firmware"]));
+    let whole = whole.map(|place| (place, ""));
     let option = values(jiffy, &["--module", "--fw-cfg"]).into_iter().map(|place| (place, "file="));
     for (number, ((at, from), before)) in whole.chain(option).enumerate() {
         let (flag, value) = jiffy[at].split_at(from);
@@ -69,6 +112,9 @@ pub fn files(jiffy: &[String], lab: &mut Lab) -> Result<Vec<String>> {
                     ensure!(Path::new(path).is_file(), "{path}: no such file");
                     let name = format!("file{number}");
                     lab.file(&name, Path::new(path));
+                    if number < configurations {
+                        eprintln!("{path}: the nested lab has a copy, and none of the files that it names");
+                    }
                     copied.push(format!("{before}{{{name}}}"));
                 }
                 _ => copied.push(text.to_owned()),
@@ -243,6 +289,20 @@ mod tests {
     }
 
     #[test]
+    fn what_only_this_host_has_is_refused() {
+        let refused = |given: &[&str]| reachable(&words(given)).unwrap_err().to_string();
+        assert_eq!(
+            refused(&["--rng", "--net=mtu=1400,passt=/p"]),
+            "--net mtu=1400,passt=/p: the nested lab cannot reach a socket of this host; with tap=NAME it makes a tap of \
+             its own"
+        );
+        for given in [["--net", "tap=fd:3"], ["--initrd", "fd:4"], ["--disk", "readonly,path=fd:5"]] {
+            assert!(refused(&given).contains("cannot have a descriptor"), "{given:?}");
+        }
+        reachable(&words(&["--net", "tap=a", "--cmdline", "x=fd:3", "--config", "vm.toml"])).unwrap();
+    }
+
+    #[test]
     fn other_files_are_copied() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("a,b");
@@ -258,10 +318,13 @@ mod tests {
             "name=opt/a,string=file",
             "--module",
             "file=fd:3",
+            "--config",
+            plain.to_str().unwrap(),
         ]);
         let found = files(&given, &mut lab).unwrap();
-        assert_eq!(found[1..3], ["{file0}", "--module=cmdline=x y,file={file1}"]);
-        assert_eq!(found[3..], given[3..]);
+        assert_eq!(found[1..3], ["{file1}", "--module=cmdline=x y,file={file2}"]);
+        assert_eq!(found[3..8], given[3..8]);
+        assert_eq!(found[8], "{file0}");
         let error = files(&words(&["--module", "file=/no/such"]), &mut lab).unwrap_err();
         assert_eq!(error.to_string(), "/no/such: no such file");
     }

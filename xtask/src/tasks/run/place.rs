@@ -8,7 +8,7 @@ use xtask::lab::qemu;
 use xtask::probe::{self, Level, Probe};
 use xtask::tuned::Variant;
 
-use super::Args;
+use super::{Args, host};
 
 /// Where the guest runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -51,6 +51,7 @@ fn check(ctx: &Ctx, args: &Args, place: Place) -> Result<()> {
             }
         }
         Place::Nested => {
+            host::reachable(&args.jiffy)?;
             qemu::find(ctx)?;
         }
         Place::Qemu => {
