@@ -95,6 +95,10 @@ fn write_page(to: &mut String, budgets: &Budgets) -> std::fmt::Result {
         to,
         "\nThreads that a guest's kernel starts at boot end before or after init's first instruction, as its scheduler has it:\na quarter of a million instructions moves between `kernel` and `init` from one build to the next.\n"
     )?;
+    writeln!(
+        to,
+        "`start` is counted from an event of one thread to one of another, and so has the making of the vCPU's thread and the\nswitch to it. `cargo xtask bench start` counts what the threads of events have used of the processor, and leaves those out\n([measuring.md](measuring.md)): to the mark it gives some 0.15 less.\n"
+    )?;
     let columns: Vec<&str> = ORDER
         .into_iter()
         .filter(|phase| known(budgets).any(|(_, phases)| phases.contains_key(*phase)))
