@@ -65,6 +65,7 @@ pub struct Image {
 
 /// What tells a file from others, whatever it is called: device and inode of a regular file; 0 and the device of a block
 /// device. Nothing else can be an image.
+#[inline]
 pub fn identity(file: &File) -> io::Result<Option<(u64, u64)>> {
     let stat = fstat(file)?;
     Ok(match FileType::from_raw_mode(stat.st_mode) {
