@@ -23,6 +23,11 @@ pub struct Start<'a> {
     pub kernel: Option<&'a Symbols>,
 }
 
+/// A start that came to no end before its deadline; started otherwise, or with another seed, it may.
+#[derive(Debug, thiserror::Error)]
+#[error("step {0:?} did not end in time")]
+pub struct Stuck(String);
+
 /// Runs `starts` in `lab`, which is nested and exact, and profiles each; what they start are stripped or whole forms of
 /// `programs`. A phase has all that was executed in it, whoever it was for. Initcalls are told of where all have one kernel.
 pub fn run(
@@ -55,6 +60,9 @@ pub fn run(
     lab.emulator_args.extend(plugin.args(false));
     let steps: Vec<Step> = starts.iter().map(|start| start.step.clone()).collect();
     let report = lab.run(ctx, &steps)?;
+    if let Some(step) = report.steps.iter().find(|step| step.status == Status::TimedOut) {
+        return Err(Stuck(step.name.clone()).into());
+    }
     let segments = plugin.counts()?;
     let by_step = by_step(&segments, steps.len())?;
     let profiles = starts.iter().zip(&report.steps).zip(by_step).map(|((start, step), segments)| {

@@ -39,7 +39,7 @@ use crate::tasks::profile::report::Tables;
 use parts::{PARTS, Part, Qemu};
 
 /// Virtual time for a step with jiffy's own kernel: several times what it needs.
-const DEADLINE_MS: u64 = 2_000;
+const DEADLINE_MS: u64 = 1_000;
 /// And with Debian's, which takes 1.2 s of it to boot.
 const DEBIAN_DEADLINE_MS: u64 = 6_000;
 /// Wall time for all steps: virtual time passes ten times slower, or a hundred times on a busy host.
@@ -181,6 +181,11 @@ pub fn run(ctx: &Ctx, args: &Args) -> Result<ExitCode> {
         let systems = args.system.iter().copied();
         let systems: Vec<_> = systems.filter(|&system| part.has(system)).collect();
         jobs.extend(cases.flat_map(|case| systems.iter().map(move |&system| Job { part, case, system })));
+    }
+    if jobs.is_empty() && !args.case.is_empty() {
+        let parts = PARTS.iter().filter(|part| args.part.iter().any(|name| name == part.name));
+        let ids = parts.flat_map(|part| part.cases).map(|case| case.id).collect::<Vec<_>>();
+        bail!("no load of these parts begins with {:?}: there are {}", args.case, ids.join(", "));
     }
     if args.part.iter().any(|name| name == parts::BOOT) {
         let added = boot::measure(ctx, args.seed)?;
