@@ -82,6 +82,14 @@ pub enum Error {
         /// What is wrong with it.
         source: Box<Error>,
     },
+    /// A base that its overlay cannot name.
+    #[error("{name}: has no path that {overlay} could keep as its base's: give one in UTF-8, or overlay=tmp")]
+    Nameless {
+        /// The base.
+        name: String,
+        /// The overlay.
+        overlay: String,
+    },
     /// An overlay of another disk.
     #[error(
         "{name}: this overlay is of a disk of {overlay} bytes, the base has {base}: give the base it was made for, or another FILE"

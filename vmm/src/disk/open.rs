@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -29,11 +30,11 @@ pub fn open(spec: &DiskConfig, chain: &mut Chain) -> Result<Box<dyn Backend>, Er
         (None, DiskFormat::Raw) => return base.into_raw(spec),
         (None, DiskFormat::Qcow2) => qcow2::Disk::new(base, !spec.readonly, chain)?,
         (Some(overlay), format) => {
-            let overlay = match overlay {
-                Overlay::Tmp => Opened::temporary(chain)?,
-                Overlay::File(file) => Opened::create(file, spec.direct, chain)?,
+            let (overlay, keeps) = match overlay {
+                Overlay::Tmp => (Opened::temporary(chain)?, false),
+                Overlay::File(file) => (Opened::create(file, spec.direct, chain)?, true),
             };
-            qcow2::Disk::over(base, format, overlay, chain)?
+            qcow2::Disk::over(base, format, overlay, keeps, chain)?
         }
     };
     Ok(Box::new(disk.with_physical_block(physical_block(spec))))
@@ -154,6 +155,12 @@ impl Opened {
             }
             Err(e) => Err(self.failed(e)),
         }
+    }
+
+    /// Its path from the root, if it has one still.
+    pub(super) fn full_path(&self) -> Option<PathBuf> {
+        let descriptor = || format!("/proc/self/fd/{}", self.file.as_raw_fd()).into();
+        self.path.clone().unwrap_or_else(descriptor).canonicalize().ok()
     }
 
     /// The folder that names in the image are relative to.

@@ -34,10 +34,16 @@ impl Disk {
         Self::of_access(qcow2(image, chain)?, &name, writes, chain)
     }
 
-    /// The disk in `base`, with all that is written kept in `overlay`: a qcow2 image, or empty and then made one.
-    pub fn over(base: Opened, format: DiskFormat, overlay: Opened, chain: &mut Chain) -> Result<Self, Error> {
-        let (name, base_name) = (overlay.name.clone(), base.name.clone());
-        let base_path = base.path.as_deref().and_then(|path| path.canonicalize().ok());
+    /// The disk in `base`, with all that is written kept in `overlay`: a qcow2 image, or empty and then made one, which
+    /// names its base if it `keeps` what it has.
+    pub fn over(
+        base: Opened,
+        format: DiskFormat,
+        overlay: Opened,
+        keeps: bool,
+        chain: &mut Chain,
+    ) -> Result<Self, Error> {
+        let (name, base_name, base_path) = (overlay.name.clone(), base.name.clone(), base.full_path());
         let base = layer(base, format, chain)?;
         let size = sectors(base.size(), &base_name)?;
         let is_new = overlay.size()? == 0;
@@ -49,8 +55,11 @@ impl Disk {
         let storage = storage(overlay, chain)?;
         let mut image = if is_new {
             let mut builder = Image::create_builder(storage).size(size);
-            if let Some(path) = base_path.as_deref().and_then(|path| path.to_str()) {
-                builder = builder.backing(path.to_owned(), format.name().to_owned());
+            match base_path.and_then(|path| path.into_os_string().into_string().ok()) {
+                Some(path) => builder = builder.backing(path, format.name().to_owned()),
+                // Opened by itself, it would read as zeroes where the base has something.
+                None if keeps => return Err(Error::Nameless { name: base_name, overlay: name }),
+                None => {}
             }
             let open = |storage| Ok(Image::builder(storage).backing(None).write(true));
             builder.create_open(DenyImplicitOpenGate::default(), open).map_err(fail)?

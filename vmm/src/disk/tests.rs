@@ -1,5 +1,6 @@
 //! Images on the way in, and operations on them against a model.
 
+mod base_names;
 mod hostile;
 mod permissions;
 mod shorter;
