@@ -4,11 +4,12 @@ mod args;
 mod elsewhere;
 
 use std::ffi::OsString;
+use std::os::unix::fs::MetadataExt;
 
 use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory, Parser};
 
-use crate::config::{self, OneLine, RawConfig, ValueError, VmSpec};
+use crate::config::{self, ConsoleSpec, FileRef, OneLine, RawConfig, ValueError, VmSpec};
 
 use args::{Cli, Run, Task};
 
@@ -43,6 +44,14 @@ pub enum Error {
     /// It, or the file that it names, configures no VM.
     #[error(transparent)]
     Config(#[from] config::Error),
+    /// What is written would replace what was read.
+    #[error("{flag} {file}: is the file that --config names: give another one")]
+    Overwrites {
+        /// The flag that names it.
+        flag: &'static str,
+        /// What it is called there.
+        file: FileRef,
+    },
 }
 
 /// Reads the command line, the program's name first, and the configuration file that it names.
@@ -66,7 +75,24 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Error>
 fn run(Run { config, print_config, flags }: Run) -> Result<Command, Error> {
     let file = config.as_ref().map(RawConfig::load).transpose()?.unwrap_or_default();
     let spec = flags.or(file).into_spec()?;
+    if let Some(config) = config {
+        spare(&config, &spec)?;
+    }
     Ok(if print_config { Command::Print(spec.to_toml()?) } else { Command::Run(Box::new(spec)) })
+}
+
+/// Checks that nothing is written to the configuration file, which is not open any more when outputs are opened.
+fn spare(config: &FileRef, spec: &VmSpec) -> Result<(), Error> {
+    let identity = |file: &FileRef| file.metadata().ok().map(|found| (found.dev(), found.ino()));
+    let Some(read) = identity(config) else { return Ok(()) };
+    let console = if let ConsoleSpec::File(file) = &spec.console { Some(file) } else { None };
+    let ports = spec.devices.ports.iter().map(|port| ("--port", &port.file));
+    let own = [("--console", console), ("--result", spec.result.as_ref())];
+    let own = own.into_iter().filter_map(|(flag, file)| Some((flag, file?)));
+    match own.chain(ports).find(|(_, file)| identity(file) == Some(read)) {
+        Some((flag, file)) => Err(Error::Overwrites { flag, file: file.clone() }),
+        None => Ok(()),
+    }
 }
 
 /// Help and version come out of clap as errors; true errors become one line.

@@ -317,3 +317,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_configuration_file_is_not_written_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let (config, link, other) = (path("vm.toml"), path("link"), path("other"));
+    std::fs::write(&config, "kernel = 'k'\n").unwrap();
+    std::fs::hard_link(&config, &link).unwrap();
+    std::fs::write(&other, "").unwrap();
+    let with = |flag: &str| jiffy(&["run", "--config", &config, flag]);
+    for (flag, name) in [("--console", "file="), ("--result", ""), ("--port", "name=a,file=")] {
+        let error = with(&format!("{flag}={name}{link}")).unwrap_err().to_string();
+        assert_eq!(error, format!("{flag} {link}: is the file that --config names: give another one"));
+        with(&format!("{flag}={name}{other}")).unwrap();
+        with(&format!("{flag}={name}{}", path("absent"))).unwrap();
+    }
+}

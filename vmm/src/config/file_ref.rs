@@ -3,7 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -79,6 +79,14 @@ impl FileRef {
         }
     }
 
+    /// What is known of the file, without opening it.
+    pub fn metadata(&self) -> io::Result<Metadata> {
+        match self {
+            Self::Path(path) => fs::metadata(path),
+            Self::Fd(fd) => duplicate(*fd)?.metadata(),
+        }
+    }
+
     /// Opens a disk image. A descriptor is duplicated, and has to be open in the way that is asked for.
     pub fn open_image(&self, writes: bool, direct: bool) -> io::Result<File> {
         let flags = if direct { libc::O_DIRECT } else { 0 };
@@ -91,9 +99,10 @@ impl FileRef {
             Self::Fd(fd) => {
                 let file = duplicate(*fd)?;
                 let found = fcntl_getfl(&file)?;
-                let (wants, how) = if writes { (OFlags::RDWR, "and written") } else { (OFlags::RDONLY, "") };
+                let (wants, how) =
+                    if writes { (OFlags::RDWR, "read and written") } else { (OFlags::RDONLY, "read") };
                 if found & OFlags::ACCMODE != OFlags::RDWR && found & OFlags::ACCMODE != wants {
-                    return Err(io::Error::other(format!("is not open to be read {how}")));
+                    return Err(io::Error::other(format!("is not open to be {how}")));
                 }
                 if direct && !found.contains(OFlags::DIRECT) {
                     return Err(io::Error::other(
@@ -176,7 +185,7 @@ mod tests {
     fn a_descriptor_is_shared_and_a_path_opened() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
-        std::fs::write(&path, "hello").unwrap();
+        fs::write(&path, "hello").unwrap();
         let held = File::open(&path).unwrap();
         for file in [FileRef::Path(path), FileRef::Fd(held.as_raw_fd())] {
             let mut text = String::new();
