@@ -39,7 +39,7 @@ use crate::tasks::profile::report::Tables;
 use parts::{PARTS, Part, Qemu};
 
 /// Virtual time for a step with jiffy's own kernel: several times what it needs.
-const DEADLINE_MS: u64 = 1_000;
+const DEADLINE_MS: u64 = 2_000;
 /// And with Debian's, which takes 1.2 s of it to boot.
 const DEBIAN_DEADLINE_MS: u64 = 6_000;
 /// Wall time for all steps: virtual time passes ten times slower, or a hundred times on a busy host.
