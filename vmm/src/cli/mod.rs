@@ -4,6 +4,7 @@ mod args;
 mod elsewhere;
 
 use std::ffi::OsString;
+use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 
 use clap::error::{ContextKind, ContextValue};
@@ -83,7 +84,9 @@ fn run(Run { config, print_config, flags }: Run) -> Result<Command, Error> {
 
 /// Checks that nothing is written to the configuration file, which is not open any more when outputs are opened.
 fn spare(config: &FileRef, spec: &VmSpec) -> Result<(), Error> {
-    let identity = |file: &FileRef| file.metadata().ok().map(|found| (found.dev(), found.ino()));
+    // Of a terminal nothing is lost, nor of a pipe.
+    let found = |file: &FileRef| file.metadata().ok().filter(Metadata::is_file);
+    let identity = |file: &FileRef| found(file).map(|found| (found.dev(), found.ino()));
     let Some(read) = identity(config) else { return Ok(()) };
     let console = if let ConsoleSpec::File(file) = &spec.console { Some(file) } else { None };
     let ports = spec.devices.ports.iter().map(|port| ("--port", &port.file));

@@ -333,4 +333,5 @@ fn the_configuration_file_is_not_written_to() {
         with(&format!("{flag}={name}{other}")).unwrap();
         with(&format!("{flag}={name}{}", path("absent"))).unwrap();
     }
+    jiffy(&["run", "--config", "/dev/null", "--kernel", "k", "--console", "file=/dev/null"]).unwrap();
 }
