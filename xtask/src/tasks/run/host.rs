@@ -8,6 +8,62 @@ use xtask::lab::Lab;
 /// The most that all copies may have together: they lie in the lab's memory, and do so twice while it starts.
 const MOST: u64 = 2 << 30;
 
+/// What becomes in the lab of what a flag names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// A file that is read: the lab has a copy.
+    Copied,
+    /// An image, which the guest may write to: the lab has a copy.
+    Image,
+    /// It is written or made in the lab, and gone with it.
+    Lost,
+    /// A tap: the lab makes one of that name.
+    Tap,
+    /// It is of use on this host only.
+    Refused,
+}
+
+/// The flags that name something of this host, and the option in the value that does; without one, all of the value does.
+const FLAGS: [(&str, &str, Fate); 14] = [
+    ("--config", "", Fate::Copied),
+    ("--kernel", "", Fate::Copied),
+    ("--initrd", "", Fate::Copied),
+    ("--firmware", "", Fate::Copied),
+    ("--module", "file=", Fate::Copied),
+    ("--fw-cfg", "file=", Fate::Copied),
+    ("--disk", "path=", Fate::Image),
+    ("--pmem", "path=", Fate::Image),
+    ("--net", "tap=", Fate::Tap),
+    ("--net", "passt=", Fate::Refused),
+    ("--vsock", "path=", Fate::Lost),
+    ("--port", "file=", Fate::Lost),
+    ("--console", "file=", Fate::Lost),
+    ("--result", "", Fate::Lost),
+];
+
+/// The flags whose values name what has this fate, and the option that does.
+fn flags(fate: Fate) -> impl Iterator<Item = (&'static str, &'static str)> {
+    FLAGS.into_iter().filter(move |(.., its)| *its == fate).map(|(flag, option, _)| (flag, option))
+}
+
+/// The parts of a flag's value: one, or its options.
+fn parts<'a>(value: &'a str, option: &str) -> Vec<&'a str> {
+    if option.is_empty() { vec![value] } else { value.split(',').collect() }
+}
+
+/// What is named with this fate, in the order of [`FLAGS`]; descriptors are left out.
+fn named(jiffy: &[String], fate: Fate) -> Vec<&str> {
+    let mut named = Vec::new();
+    for (flag, option) in flags(fate) {
+        let values = values(jiffy, &[flag]).into_iter().map(|(at, from)| &jiffy[at][from..]);
+        let parts = values.flat_map(|value| parts(value, option));
+        named.extend(
+            parts.filter_map(|part| part.strip_prefix(option)).filter(|name| !name.starts_with("fd:")),
+        );
+    }
+    named
+}
+
 /// Where the values of these flags stand in the words for `jiffy`, and where in the word each begins.
 fn values(jiffy: &[String], flags: &[&str]) -> Vec<(usize, usize)> {
     let mut found = Vec::new();
@@ -26,9 +82,7 @@ fn values(jiffy: &[String], flags: &[&str]) -> Vec<(usize, usize)> {
 
 /// The taps that `jiffy` is to use, by name, in their order.
 pub fn taps(jiffy: &[String]) -> Vec<&str> {
-    let values = values(jiffy, &["--net"]).into_iter().map(|(at, from)| &jiffy[at][from..]);
-    let named = values.flat_map(|value| value.split(',')).filter_map(|option| option.strip_prefix("tap="));
-    named.filter(|tap| !tap.starts_with("fd:")).collect()
+    named(jiffy, Fate::Tap)
 }
 
 /// Whether the command line that the guest gets names a root. The initramfs made here would come before that.
@@ -55,39 +109,20 @@ pub fn plug(taps: &[&str]) -> Vec<String> {
 /// Fails where `jiffy` is to use what the nested lab cannot have: sockets at which somebody on this host listens, and
 /// descriptors that are open here.
 pub fn reachable(jiffy: &[String]) -> Result<()> {
-    for (at, from) in values(jiffy, &["--net"]) {
-        let value = &jiffy[at][from..];
-        for option in value.split(',') {
-            if option.starts_with("passt=") {
-                bail!(
-                    "--net {value}: the nested lab cannot reach a socket of this host; with tap=NAME it makes a tap of its own"
-                );
-            }
-        }
-    }
-    let named = [
-        "--config",
-        "--kernel",
-        "--initrd",
-        "--firmware",
-        "--module",
-        "--fw-cfg",
-        "--disk",
-        "--pmem",
-        "--net",
-        "--vsock",
-        "--port",
-        "--console",
-        "--result",
-    ];
-    for (at, from) in values(jiffy, &named) {
-        let value = &jiffy[at][from..];
-        let is_open =
-            |option: &str| option.split_once('=').map_or(option, |(_, file)| file).starts_with("fd:");
-        ensure!(
-            !value.split(',').any(is_open),
-            "{value}: the nested lab cannot have a descriptor of this host: name a file"
+    if let Some(socket) = named(jiffy, Fate::Refused).first() {
+        bail!(
+            "--net passt={socket}: the nested lab cannot reach a socket of this host; with tap=NAME it makes a tap of its own"
         );
+    }
+    for (flag, option, _) in FLAGS {
+        for (at, from) in values(jiffy, &[flag]) {
+            let value = &jiffy[at][from..];
+            let is_open = |part: &str| part.split_once('=').map_or(part, |(_, file)| file).starts_with("fd:");
+            ensure!(
+                !parts(value, option).into_iter().any(is_open),
+                "{value}: the nested lab cannot have a descriptor of this host: name a file"
+            );
+        }
     }
     Ok(())
 }
@@ -96,47 +131,37 @@ pub fn reachable(jiffy: &[String]) -> Result<()> {
 /// there.
 pub fn files(jiffy: &[String], lab: &mut Lab) -> Result<Vec<String>> {
     let mut words = jiffy.to_vec();
-    // The file is all of a value, or one option in it.
-    let configuration = values(jiffy, &["--config"]);
-    let configurations = configuration.len();
-    let whole = configuration.into_iter().chain(values(jiffy, &["--kernel", "--initrd", "--firmware"]));
-    let whole = whole.map(|place| (place, ""));
-    let option = values(jiffy, &["--module", "--fw-cfg"]).into_iter().map(|place| (place, "file="));
-    for (number, ((at, from), before)) in whole.chain(option).enumerate() {
-        let (flag, value) = jiffy[at].split_at(from);
-        let options: Vec<&str> = if before.is_empty() { vec![value] } else { value.split(',').collect() };
-        let mut copied = Vec::new();
-        for text in options {
-            match text.strip_prefix(before) {
-                Some(path) if !path.starts_with("fd:") => {
-                    ensure!(Path::new(path).is_file(), "{path}: no such file");
-                    let name = format!("file{number}");
-                    lab.file(&name, Path::new(path));
-                    if number < configurations {
-                        eprintln!("{path}: the nested lab has a copy, and none of the files that it names");
+    let mut number = 0;
+    for (name, option) in flags(Fate::Copied) {
+        for (at, from) in values(jiffy, &[name]) {
+            let (flag, value) = jiffy[at].split_at(from);
+            let mut copied = Vec::new();
+            for part in parts(value, option) {
+                match part.strip_prefix(option) {
+                    Some(path) if !path.starts_with("fd:") => {
+                        ensure!(Path::new(path).is_file(), "{path}: no such file");
+                        let file = format!("file{number}");
+                        number += 1;
+                        lab.file(&file, Path::new(path));
+                        if name == "--config" {
+                            eprintln!(
+                                "{path}: the nested lab has a copy, and none of the files that it names"
+                            );
+                        }
+                        copied.push(format!("{option}{{{file}}}"));
                     }
-                    copied.push(format!("{before}{{{name}}}"));
+                    _ => copied.push(part.to_owned()),
                 }
-                _ => copied.push(text.to_owned()),
             }
+            words[at] = format!("{flag}{}", copied.join(","));
         }
-        words[at] = format!("{flag}{}", copied.join(","));
     }
     Ok(words)
 }
 
 /// What `jiffy` is to write or to make, by path: in the lab that is gone when the guest is.
 pub fn lost(jiffy: &[String]) -> Vec<&str> {
-    let mut lost = Vec::new();
-    for (flag, before) in
-        [("--result", ""), ("--port", "file="), ("--console", "file="), ("--vsock", "path=")]
-    {
-        let values = values(jiffy, &[flag]).into_iter().map(|(at, from)| &jiffy[at][from..]);
-        let named =
-            values.flat_map(|value| value.split(',')).filter_map(|option| option.strip_prefix(before));
-        lost.extend(named.filter(|path| !path.starts_with("fd:")));
-    }
-    lost
+    named(jiffy, Fate::Lost)
 }
 
 /// Gives the lab copies of the images that `jiffy` is to use, and returns the words for `jiffy` with their paths there.
@@ -144,7 +169,8 @@ pub fn lost(jiffy: &[String]) -> Vec<&str> {
 pub fn images(jiffy: &[String], lab: &mut Lab) -> Result<Vec<String>> {
     let mut words = jiffy.to_vec();
     let mut total = 0;
-    for (number, (at, from)) in values(jiffy, &["--disk", "--pmem"]).into_iter().enumerate() {
+    let images: Vec<_> = flags(Fate::Image).map(|(flag, _)| flag).collect();
+    for (number, (at, from)) in values(jiffy, &images).into_iter().enumerate() {
         let (flag, value) = jiffy[at].split_at(from);
         let image = Image::of(value, &format!("image{number}"));
         if let Some(path) = &image.path {
@@ -277,8 +303,8 @@ mod tests {
     #[test]
     fn what_is_lost_with_the_lab() {
         let given =
-            ["--port=name=a,file=log", "--result", "r.json", "--console", "off", "--vsock", "path=fd:3"];
-        assert_eq!(lost(&words(&given)), ["r.json", "log"]);
+            ["--port=name=a,file=log", "--result", "r,s.json", "--console", "off", "--vsock", "path=fd:3"];
+        assert_eq!(lost(&words(&given)), ["log", "r,s.json"]);
     }
 
     #[test]
@@ -293,7 +319,7 @@ mod tests {
         let refused = |given: &[&str]| reachable(&words(given)).unwrap_err().to_string();
         assert_eq!(
             refused(&["--rng", "--net=mtu=1400,passt=/p"]),
-            "--net mtu=1400,passt=/p: the nested lab cannot reach a socket of this host; with tap=NAME it makes a tap of \
+            "--net passt=/p: the nested lab cannot reach a socket of this host; with tap=NAME it makes a tap of \
              its own"
         );
         for given in [["--net", "tap=fd:3"], ["--initrd", "fd:4"], ["--disk", "readonly,path=fd:5"]] {
