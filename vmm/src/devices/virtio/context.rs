@@ -146,7 +146,12 @@ impl<'a> Rings<'a> {
     /// Asks the driver to ring for the next chain. Whether there is one already: then look again, since the driver
     /// may not ring for it.
     pub fn listen(&mut self, queue: u16) -> Result<bool, Error> {
-        self.ring(queue)?.map_or(Ok(false), |(ring, areas, _)| ring.listen(areas))
+        self.listen_beyond(queue, 0)
+    }
+
+    /// As [`Rings::listen`], but the driver need not ring for the next `spared` chains: who asks for that has to look in time.
+    pub fn listen_beyond(&mut self, queue: u16, spared: u16) -> Result<bool, Error> {
+        self.ring(queue)?.map_or(Ok(false), |(ring, areas, _)| ring.listen(areas, spared))
     }
 
     /// Has the queue processed once more, after others had their turn.

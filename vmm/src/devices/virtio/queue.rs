@@ -332,12 +332,13 @@ impl Queue {
         })
     }
 
-    /// Asks the driver to ring for the next chain; whether there is one already, which it may not ring for.
-    pub fn listen(&mut self, areas: &mut Areas<'_>) -> Result<bool, Error> {
+    /// Asks the driver to ring for the next chain, or with `EVENT_IDX` for that after so many `spared` ones; whether there is
+    /// one already, which it may not ring for.
+    pub fn listen(&mut self, areas: &mut Areas<'_>, spared: u16) -> Result<bool, Error> {
         let next = self.ring.next_avail();
         // Without `EVENT_IDX`, no flag says that the driver need not ring (2.7.10).
         let (at, wish) = if self.ring.event_idx_enabled() {
-            (4 + 8 * usize::from(self.ring.size()), next)
+            (4 + 8 * usize::from(self.ring.size()), next.wrapping_add(spared))
         } else {
             (0, 0)
         };

@@ -279,6 +279,15 @@ impl FakeDriver {
         self.run();
     }
 
+    /// Whether the device wants to be rung for what was offered last: `avail_event` of `EVENT_IDX` (2.7.10).
+    #[must_use]
+    pub fn is_awaited(&self, queue: u16) -> bool {
+        let ring = &self.rings[usize::from(queue)];
+        let mut wish = [0; 2];
+        self.memory.read(rings(queue) + USED + 4 + 8 * u64::from(ring.size), &mut wish).unwrap();
+        u16::from_le_bytes(wish) == ring.avail.wrapping_sub(1)
+    }
+
     /// The next chain that the device has given back.
     pub fn take(&mut self, queue: u16) -> Option<Used> {
         let (base, ring) = (rings(queue), &mut self.rings[usize::from(queue)]);

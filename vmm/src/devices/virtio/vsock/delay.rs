@@ -43,9 +43,11 @@ impl Delay {
     /// Whether the driver may hear of what was taken when the timer expires, which runs then. A host may have no
     /// descriptor left for it.
     pub(super) fn start(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.bytes >= SMALL {
-            return false;
-        }
+        self.bytes < SMALL && self.run(cx)
+    }
+
+    /// Whether the timer runs, or could be started.
+    pub(super) fn run(&mut self, cx: &mut Context<'_>) -> bool {
         if !self.running {
             self.running = self.set(cx).is_some();
         }

@@ -7,6 +7,7 @@
 
 mod delay;
 mod endpoint;
+mod habit;
 mod muxer;
 mod packet;
 #[cfg(any(test, feature = "testing"))]
@@ -28,8 +29,9 @@ use crate::state::{self, Saved};
 use delay::Delay;
 pub use endpoint::{Endpoint, Peers};
 use endpoint::{Request, read_request};
+use habit::Habit;
 use muxer::{Effect, Key, Muxer};
-use packet::{EVENT_TRANSPORT_RESET, Header};
+use packet::{EVENT_TRANSPORT_RESET, Header, op};
 #[cfg(any(test, feature = "testing"))]
 pub use peers::FakePeers;
 use socket::{Sockets, Written};
@@ -57,6 +59,7 @@ pub struct Vsock {
     muxer: Muxer,
     sockets: Sockets,
     delay: Delay,
+    habit: Habit,
     /// The guest has to hear that all its streams are gone.
     lost: bool,
 }
@@ -78,7 +81,15 @@ impl Vsock {
     pub fn new(guest_cid: u32, peers: Box<dyn Peers>) -> Self {
         let guest_cid = guest_cid.into();
         let muxer = Muxer::new(guest_cid);
-        Self { guest_cid, peers, muxer, sockets: Sockets::default(), delay: Delay::default(), lost: false }
+        Self {
+            guest_cid,
+            peers,
+            muxer,
+            sockets: Sockets::default(),
+            delay: Delay::default(),
+            habit: Habit::default(),
+            lost: false,
+        }
     }
 
     /// Takes the packets that the driver sends.
@@ -89,12 +100,18 @@ impl Vsock {
             chain.readable.clear();
             chain.writable.clear();
             if cx.pop_into(TRANSMIT, &mut chain)? {
-                self.take(cx, &chain)?;
+                let of_use = self.take(cx, &chain)?;
+                self.habit.packet(of_use);
                 self.delay.taken(total(&chain.readable));
                 cx.push(TRANSMIT, chain.head, 0)?;
                 left -= 1;
-            } else if !cx.listen(TRANSMIT)? {
-                break;
+            } else {
+                let busy = left < QUEUE_SIZE || self.habit.goes_on();
+                let spared = busy && self.habit.holds() && self.delay.run(cx);
+                if !cx.listen_beyond(TRANSMIT, spared.into())? {
+                    self.habit.rely(spared);
+                    break;
+                }
             }
         }
         if left == 0 {
@@ -109,8 +126,8 @@ impl Vsock {
         cx.notify(TRANSMIT)
     }
 
-    /// Takes a packet of the driver.
-    fn take(&mut self, cx: &mut Context<'_>, chain: &Chain<'_>) -> Result<(), Error> {
+    /// Takes a packet of the driver; whether something comes of it.
+    fn take(&mut self, cx: &mut Context<'_>, chain: &Chain<'_>) -> Result<bool, Error> {
         let mut header = Header::default();
         let bytes = header.as_mut_bytes();
         if copy_out(&chain.readable, 0, bytes) < Header::LEN {
@@ -131,8 +148,8 @@ impl Vsock {
             Effect::Shutdown(key, flags) => self.sockets.shut(key, flags),
             Effect::Closed(key) => self.close(cx, key),
         }
-        self.sockets.wake(Key::of_guest(&header));
-        Ok(())
+        let woken = self.sockets.wake(Key::of_guest(&header));
+        Ok(woken || header.op != op::CREDIT_UPDATE)
     }
 
     /// The guest wants to reach a port of the host.
@@ -257,7 +274,8 @@ impl VirtioDevice for Vsock {
         }
         if token == TIMER {
             self.delay.expired();
-            return cx.notify(TRANSMIT);
+            cx.notify(TRANSMIT)?;
+            return if self.habit.is_relied_on() { self.process_queue(cx, TRANSMIT) } else { Ok(()) };
         }
         self.shake_hands(cx, token);
         if let Some(key) = self.sockets.key(token) {
@@ -276,11 +294,12 @@ impl VirtioDevice for Vsock {
         self.muxer.clear();
         self.sockets = Sockets::default();
         self.delay = Delay::default();
+        self.habit = Habit::default();
         self.lost = false;
     }
 
     fn save(&self) -> Vec<u8> {
-        let Self { guest_cid, peers: _, muxer: _, sockets: _, delay: _, lost: _ } = self;
+        let Self { guest_cid, peers: _, muxer: _, sockets: _, delay: _, habit: _, lost: _ } = self;
         state::encode(&VsockState { guest_cid: *guest_cid })
     }
 

@@ -282,19 +282,17 @@ impl Sockets {
     }
 
     /// A stream may have become able to bring something to the guest.
-    pub(super) fn wake(&mut self, key: Key) {
-        if let Some(place) = self.find(key) {
-            self.line_up(place);
-        }
+    pub(super) fn wake(&mut self, key: Key) -> bool {
+        self.find(key).is_some_and(|place| self.line_up(place))
     }
 
-    fn line_up(&mut self, place: u32) {
-        if let Some(socket) = self.get(place)
-            && socket.readable
-            && !std::mem::replace(&mut socket.queued, true)
-        {
+    fn line_up(&mut self, place: u32) -> bool {
+        let Some(socket) = self.get(place) else { return false };
+        let lines_up = socket.readable && !std::mem::replace(&mut socket.queued, true);
+        if lines_up {
             self.line.push_back(place);
         }
+        lines_up
     }
 
     /// The next place in the line, which leaves it.

@@ -58,7 +58,7 @@ pub(super) fn measure(ctx: &Ctx, seed: u64) -> Result<Vec<Added>> {
         *least = (least.0.min(vmm), least.1.min(guest));
         Ok(())
     };
-    super::until_all_end(ctx, &lab, jobs, |&place, pad| step(plan[place], pad), take)?;
+    super::repeat::until_all_end(ctx, &lab, jobs, |&place, pad| step(plan[place], pad), take)?;
     let Some((&(vmm, guest), with)) = least.split_first() else { return Ok(Vec::new()) };
     let added = |(&(transport, (device, _)), with): (&(System, Device), &(f64, f64))| Added {
         device,

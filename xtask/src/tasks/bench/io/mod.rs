@@ -16,6 +16,7 @@ mod native;
 mod parts;
 mod profile;
 mod qemu;
+mod repeat;
 mod report;
 
 use std::collections::BTreeMap;
@@ -25,7 +26,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use abi::init_config::Directive;
-use agent::{Status, Step};
+use agent::Step;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use xtask::ctx::Ctx;
@@ -37,6 +38,7 @@ use xtask::{built, drivers, initramfs};
 use crate::tasks::build;
 use crate::tasks::profile::report::Tables;
 use parts::{PARTS, Part, Qemu};
+use repeat::until_all_end;
 
 /// Virtual time for a step with jiffy's own kernel: several times what it needs.
 const DEADLINE_MS: u64 = 2_000;
@@ -46,8 +48,6 @@ const DEBIAN_DEADLINE_MS: u64 = 6_000;
 const ALLOWANCE: Duration = Duration::from_secs(3600);
 /// What a load says behind its name when there is no figure to be had.
 const UNSTEADY: &str = " unsteady";
-/// How often steps that were stuck are done again.
-const REPEATS: usize = 6;
 
 /// What a request takes, in instructions counted in the nested lab, beside QEMU's microvm and no VM at all
 #[derive(Debug, clap::Args)]
@@ -241,46 +241,6 @@ fn measure(ctx: &Ctx, args: &Args, jobs: Vec<Job>) -> Result<Figures> {
     };
     until_all_end(ctx, &lab, jobs, |job, pad| step(args, job, pad), take)?;
     Ok(figures)
-}
-
-/// Does all jobs in a lab; those that get stuck, and those that fail after them, again in another one. `step` says what a
-/// job is, with what goes where it changes nothing but bytes; `take` is told how those that end have ended.
-fn until_all_end<J: Copy>(
-    ctx: &Ctx,
-    lab: &Lab,
-    mut jobs: Vec<J>,
-    step: impl Fn(&J, &str) -> Step,
-    mut take: impl FnMut(J, &StepReport) -> Result<()>,
-) -> Result<()> {
-    let mut names = Vec::new();
-    for repeat in 0..=REPEATS {
-        let pad = "x".repeat(repeat);
-        let steps: Vec<_> = jobs.iter().map(|job| step(job, &pad)).collect();
-        let _progress = ctx.step(format!("Counting instructions in the nested lab: {} runs", jobs.len()));
-        let report = lab.run(ctx, &steps)?;
-        names.clear();
-        let mut stuck = Vec::new();
-        for (job, step) in jobs.into_iter().zip(&report.steps) {
-            if step.status == Status::TimedOut {
-                names.push(step.name.clone());
-                stuck.push(job);
-                continue;
-            }
-            match take(job, step).with_context(|| step.name.clone()) {
-                // What a stuck VM still holds, a lock or a tap, the next ones do not get.
-                Err(_) if !stuck.is_empty() => {
-                    names.push(step.name.clone());
-                    stuck.push(job);
-                }
-                result => result?,
-            }
-        }
-        if stuck.is_empty() {
-            return Ok(());
-        }
-        jobs = stuck;
-    }
-    bail!("always stuck: {}", names.join(", "))
 }
 
 /// A lab with all that jobs need.

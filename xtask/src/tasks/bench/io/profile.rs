@@ -28,7 +28,7 @@ pub(super) fn print(ctx: &Ctx, args: &Args, jobs: &[Job], tables: &Tables) -> Re
     };
     // Each in a lab of its own, so that one that gets stuck is done again alone.
     let profiled = |job: &Job| {
-        let pads = (0..=super::REPEATS).map(|repeat| "x".repeat(repeat));
+        let pads = (0..=super::repeat::REPEATS).map(|repeat| "x".repeat(repeat));
         let mut runs = pads.map(|pad| profile::run(ctx, &lab, &[start(job, &pad)], &programs));
         let ended = runs.find(|run| !run.as_ref().is_err_and(anyhow::Error::is::<Stuck>));
         ended.with_context(|| format!("always stuck: {} {} {}", job.part.name, job.case, job.system))?

@@ -2,6 +2,7 @@
 
 mod credit;
 mod ends;
+mod habit;
 mod pipes;
 
 use std::io::{ErrorKind, Read, Write};

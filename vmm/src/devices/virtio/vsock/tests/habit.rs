@@ -1,0 +1,63 @@
+//! Drivers that tell of their room before they answer.
+
+use super::*;
+
+impl Guest {
+    /// Sends a packet, and rings if the device wants that; whether it did.
+    fn put(&mut self, key: Key, op: u16, data: &[u8]) -> bool {
+        let header = Header { len: (data.len() as u32).into(), ..Self::header(key, op) };
+        self.driver.offer(TRANSMIT, &[header.as_bytes(), data], &[]);
+        let rings = self.driver.is_awaited(TRANSMIT);
+        if rings {
+            self.driver.kick(TRANSMIT);
+        }
+        rings
+    }
+
+    /// Hears something, tells of its room, and answers; for which of both it rang.
+    fn answer(&mut self, key: Key, stream: &mut UnixStream) -> [bool; 2] {
+        stream.write_all(b"ping").unwrap();
+        assert_eq!(self.receive().unwrap().1, b"ping");
+        let rang = [self.put(key, op::CREDIT_UPDATE, b""), self.put(key, op::RW, b"pong")];
+        assert_eq!(said(stream), b"pong");
+        while self.driver.take(TRANSMIT).is_some() {}
+        rang
+    }
+}
+
+#[test]
+fn a_driver_rings_once_for_both() {
+    let mut guest = Guest::new();
+    let (key, mut stream) = guest.opened(5);
+    let first = (0..100).find(|_| guest.answer(key, &mut stream) == [false, true]).expect("a habit");
+    assert!(first > 3, "after {first}");
+    assert_eq!(guest.answer(key, &mut stream), [false, true]);
+    assert!(!guest.put(key, op::RW, b"something else"));
+    while said(&mut stream).is_empty() {
+        guest.driver.wait();
+    }
+    assert!(guest.put(key, op::RW, b"it is heard at once again"));
+    assert!(!said(&mut stream).is_empty());
+}
+
+#[test]
+fn a_driver_that_has_stopped_is_heard_at_once_again() {
+    let mut guest = Guest::new();
+    let (key, mut stream) = guest.opened(5);
+    while guest.answer(key, &mut stream) != [false, true] {}
+    // The timer expires, and once more since there had been packets.
+    (0..2).for_each(|_| guest.driver.wait());
+    assert!(guest.put(key, op::CREDIT_UPDATE, b""));
+    assert!(guest.put(key, op::RW, b"rings"));
+    assert_eq!(said(&mut stream), b"rings");
+}
+
+#[test]
+fn streams_to_the_host_ring_for_each() {
+    let mut guest = Guest::new();
+    let (key, mut stream) = guest.opened(5);
+    for _ in 0..50 {
+        assert!(guest.put(key, op::RW, b"data"));
+    }
+    assert_eq!(said(&mut stream).len(), 200);
+}
