@@ -1,6 +1,6 @@
-//! Packets that nobody waits for, right before one that somebody does: since Linux 6.12, who has read all that there was
-//! tells of its room in a packet of its own, and mostly answers then. A driver that does so again and again need not ring
-//! for the first of the two; a timer sees to what comes otherwise.
+//! Packets that nobody waits for, right before one that somebody does: Linux 6.12 tells of its room in a packet of its own
+//! when a program has read all that there was, and mostly the program answers then. A driver that does so again and again
+//! need not ring for the first of the two; a timer sees to what comes otherwise.
 
 /// Pairs in a row from which on it is a habit.
 const PAIRS: u32 = 8;
@@ -48,7 +48,7 @@ impl Habit {
         self.pairs >= self.needed && !self.begun
     }
 
-    /// Whether there were pairs since this was last asked.
+    /// Whether there were pairs since this was last asked: nobody looks for packets of a driver that has fallen silent.
     pub(super) fn goes_on(&mut self) -> bool {
         std::mem::replace(&mut self.before, self.pairs) != self.pairs
     }

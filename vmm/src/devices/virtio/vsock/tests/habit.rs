@@ -31,8 +31,11 @@ fn a_driver_rings_once_for_both() {
     let (key, mut stream) = guest.opened(5);
     let first = (0..100).find(|_| guest.answer(key, &mut stream) == [false, true]).expect("a habit");
     assert!(first > 3, "after {first}");
-    assert_eq!(guest.answer(key, &mut stream), [false, true]);
-    assert!(!guest.put(key, op::RW, b"something else"));
+    // On a busy host the timer may have expired, and more than once: then it is heard at once, and begins anew.
+    while guest.put(key, op::RW, b"something else") {
+        assert!(!said(&mut stream).is_empty());
+        while guest.answer(key, &mut stream) != [false, true] {}
+    }
     while said(&mut stream).is_empty() {
         guest.driver.wait();
     }
