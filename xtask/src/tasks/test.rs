@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use xtask::ctx::Ctx;
 use xtask::kernel::Kernel;
 use xtask::lab::qemu;
-use xtask::{initramfs, skip};
+use xtask::{apt, initramfs, skip};
 
 use super::build;
 
@@ -33,6 +33,8 @@ pub fn run(ctx: &Ctx, args: &Args) -> Result<ExitCode> {
     let kernel = Kernel::debian(ctx)?;
     kernel.vmlinux(ctx)?;
     initramfs::busybox(ctx)?;
+    // Where it cannot be had, one test says that it was skipped.
+    let _ = apt::tool(ctx, "patch", "patch");
     println!("guest kernel: {} ({})", kernel.release, kernel.package.record.version);
 
     let place = tempfile::tempdir()?;
