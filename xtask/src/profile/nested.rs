@@ -23,10 +23,20 @@ pub struct Start<'a> {
     pub kernel: Option<&'a Symbols>,
 }
 
-/// A start that came to no end before its deadline; started otherwise, or with another seed, it may.
+/// A start that came to no end before its deadline, or to a bad one; started otherwise, or with another seed, it may.
 #[derive(Debug, thiserror::Error)]
-#[error("step {0:?} did not end in time")]
-pub struct Stuck(String);
+#[error("step {0:?}: {1}")]
+pub struct Stuck(String, String);
+
+/// What `jiffy` says when its guest has crashed, which an interrupt that QEMU delivers twice can do as well.
+#[must_use]
+pub fn crash(step: &StepReport) -> Option<String> {
+    let said = [&step.stdout, &step.stderr].map(|said| String::from_utf8_lossy(said));
+    let crash = |line: &&str| {
+        line.starts_with("jiffy: the guest's kernel panicked") || line.starts_with("jiffy: triple fault")
+    };
+    said.iter().flat_map(|said| said.lines()).find(crash).map(str::to_owned)
+}
 
 /// Runs `starts` in `lab`, which is nested and exact, and profiles each; what they start are stripped or whole forms of
 /// `programs`. A phase has all that was executed in it, whoever it was for. Initcalls are told of where all have one kernel.
@@ -60,8 +70,11 @@ pub fn run(
     lab.emulator_args.extend(plugin.args(false));
     let steps: Vec<Step> = starts.iter().map(|start| start.step.clone()).collect();
     let report = lab.run(ctx, &steps)?;
-    if let Some(step) = report.steps.iter().find(|step| step.status == Status::TimedOut) {
-        return Err(Stuck(step.name.clone()).into());
+    for step in &report.steps {
+        let late = (step.status == Status::TimedOut).then(|| "it did not end in time".to_owned());
+        if let Some(why) = late.or_else(|| crash(step)) {
+            return Err(Stuck(step.name.clone(), why).into());
+        }
     }
     let segments = plugin.counts()?;
     let by_step = by_step(&segments, steps.len())?;
@@ -121,4 +134,28 @@ fn profile(
     }
     profile.initcalls = initcalls.calls(segments);
     Ok(profile)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn crashes_are_told_from_other_ends() {
+        let step = |stdout: &str, stderr: &str| StepReport {
+            name: "boot".to_owned(),
+            status: Status::Exited(121),
+            stdout: stdout.as_bytes().to_vec(),
+            stderr: stderr.as_bytes().to_vec(),
+            files: Default::default(),
+            started_ns: 0,
+            ended_ns: 0,
+            cpu: Default::default(),
+        };
+        let panic = "jiffy: the guest's kernel panicked";
+        assert_eq!(crash(&step("hello", &format!("a warning\n{panic}\n"))).as_deref(), Some(panic));
+        let fault = "jiffy: triple fault of vCPU 0: at 0x1000";
+        assert_eq!(crash(&step(fault, "")).as_deref(), Some(fault));
+        assert_eq!(crash(&step("the guest's kernel panicked", "jiffy: powered off")), None);
+    }
 }

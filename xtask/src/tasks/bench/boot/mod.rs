@@ -140,13 +140,18 @@ fn boot(ctx: &Ctx, args: &Args) -> Result<(u64, Vec<Boot>)> {
         .collect();
     let step = ctx.step("Booting in the nested lab, counting instructions");
     let programs = Programs::built(ctx)?;
-    let mut runs = (args.seed..=args.seed.saturating_add(REPEATS)).map(|seed| {
+    let last = args.seed.saturating_add(REPEATS);
+    let mut seed = args.seed;
+    let (report, profiles) = loop {
         lab.way = Way::Nested(Speed::Exact { seed });
-        (seed, profile::run(ctx, &lab, &starts, &programs))
-    });
-    let ended = runs.find(|(_, run)| !run.as_ref().is_err_and(anyhow::Error::is::<Stuck>));
-    let (seed, run) = ended.context("with every seed a boot is stuck")?;
-    let (report, profiles) = run?;
+        match profile::run(ctx, &lab, &starts, &programs) {
+            Err(error) if error.is::<Stuck>() && seed < last => {
+                eprintln!("seed {seed}: {error}");
+                seed += 1;
+            }
+            ended => break ended?,
+        }
+    };
     drop(step);
     let boots = plan.into_iter().zip(&report.steps).zip(&profiles);
     let boots = boots

@@ -30,7 +30,13 @@ pub(super) fn print(ctx: &Ctx, args: &Args, jobs: &[Job], tables: &Tables) -> Re
     let profiled = |job: &Job| {
         let pads = (0..=super::repeat::REPEATS).map(|repeat| "x".repeat(repeat));
         let mut runs = pads.map(|pad| profile::run(ctx, &lab, &[start(job, &pad)], &programs));
-        let ended = runs.find(|run| !run.as_ref().is_err_and(anyhow::Error::is::<Stuck>));
+        let ended = runs.find(|run| match run {
+            Err(error) if error.is::<Stuck>() => {
+                eprintln!("{error}");
+                false
+            }
+            _ => true,
+        });
         ended.with_context(|| format!("always stuck: {} {} {}", job.part.name, job.case, job.system))?
     };
     for job in jobs.iter().filter(|job| job.system.is_jiffy()) {

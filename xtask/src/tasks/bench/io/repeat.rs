@@ -4,6 +4,7 @@ use agent::{Status, Step};
 use anyhow::{Context, Result, bail};
 use xtask::ctx::Ctx;
 use xtask::lab::{Lab, StepReport};
+use xtask::profile::crash;
 
 /// How often steps that were stuck are done again.
 pub(super) const REPEATS: usize = 6;
@@ -24,16 +25,21 @@ pub(super) fn until_all_end<J: Copy>(
         let _progress = ctx.step(format!("Counting instructions in the nested lab: {} runs", jobs.len()));
         let report = lab.run(ctx, &steps)?;
         names.clear();
-        let mut stuck = Vec::new();
+        let (mut stuck, mut held) = (Vec::new(), false);
         for (job, step) in jobs.into_iter().zip(&report.steps) {
-            if step.status == Status::TimedOut || has_crashed(step) {
+            let crash = crash(step);
+            if let Some(line) = &crash {
+                eprintln!("{}: {line}", step.name);
+            }
+            if step.status == Status::TimedOut || crash.is_some() {
+                held |= crash.is_none();
                 names.push(step.name.clone());
                 stuck.push(job);
                 continue;
             }
             match take(job, step).with_context(|| step.name.clone()) {
                 // What a stuck VM still holds, a lock or a tap, the next ones do not get.
-                Err(_) if !stuck.is_empty() => {
+                Err(_) if held => {
                     names.push(step.name.clone());
                     stuck.push(job);
                 }
@@ -45,14 +51,5 @@ pub(super) fn until_all_end<J: Copy>(
         }
         jobs = stuck;
     }
-    bail!("always stuck: {}", names.join(", "))
-}
-
-/// Whether a guest has crashed, which an interrupt that QEMU delivers twice can do as well.
-fn has_crashed(step: &StepReport) -> bool {
-    let said = [&step.stdout, &step.stderr].map(|said| String::from_utf8_lossy(said));
-    let crashed = |line: &str| {
-        line.starts_with("jiffy: the guest's kernel panicked") || line.starts_with("jiffy: triple fault")
-    };
-    said.iter().any(|said| said.lines().any(crashed))
+    bail!("always stuck, or crashed: {}", names.join(", "))
 }
