@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use xtask::lab::Lab;
 
 /// The most that all copies may have together: they lie in the lab's memory, and do so twice while it starts.
@@ -33,12 +33,12 @@ const FLAGS: [(&str, &str, Fate); 14] = [
     ("--fw-cfg", "file=", Fate::Copied),
     ("--disk", "path=", Fate::Image),
     ("--pmem", "path=", Fate::Image),
-    ("--net", "tap=", Fate::Tap),
     ("--net", "passt=", Fate::Refused),
-    ("--vsock", "path=", Fate::Lost),
+    ("--net", "tap=", Fate::Tap),
+    ("--result", "", Fate::Lost),
     ("--port", "file=", Fate::Lost),
     ("--console", "file=", Fate::Lost),
-    ("--result", "", Fate::Lost),
+    ("--vsock", "path=", Fate::Lost),
 ];
 
 /// The flags whose values name what has this fate, and the option that does.
@@ -109,17 +109,18 @@ pub fn plug(taps: &[&str]) -> Vec<String> {
 /// Fails where `jiffy` is to use what the nested lab cannot have: sockets at which somebody on this host listens, and
 /// descriptors that are open here.
 pub fn reachable(jiffy: &[String]) -> Result<()> {
-    if let Some(socket) = named(jiffy, Fate::Refused).first() {
-        bail!(
-            "--net passt={socket}: the nested lab cannot reach a socket of this host; with tap=NAME it makes a tap of its own"
-        );
-    }
-    for (flag, option, _) in FLAGS {
+    for (flag, option, fate) in FLAGS {
         for (at, from) in values(jiffy, &[flag]) {
             let value = &jiffy[at][from..];
-            let is_open = |part: &str| part.split_once('=').map_or(part, |(_, file)| file).starts_with("fd:");
+            let parts = parts(value, option);
             ensure!(
-                !parts(value, option).into_iter().any(is_open),
+                fate != Fate::Refused || !parts.iter().any(|part| part.starts_with(option)),
+                "{flag} {value}: the nested lab cannot reach a socket of this host; with tap=NAME it makes a tap of its own"
+            );
+            let is_open =
+                |part: &&str| part.split_once('=').map_or(*part, |(_, file)| file).starts_with("fd:");
+            ensure!(
+                !parts.iter().any(is_open),
                 "{value}: the nested lab cannot have a descriptor of this host: name a file"
             );
         }
@@ -304,7 +305,7 @@ mod tests {
     fn what_is_lost_with_the_lab() {
         let given =
             ["--port=name=a,file=log", "--result", "r,s.json", "--console", "off", "--vsock", "path=fd:3"];
-        assert_eq!(lost(&words(&given)), ["log", "r,s.json"]);
+        assert_eq!(lost(&words(&given)), ["r,s.json", "log"]);
     }
 
     #[test]
@@ -319,7 +320,7 @@ mod tests {
         let refused = |given: &[&str]| reachable(&words(given)).unwrap_err().to_string();
         assert_eq!(
             refused(&["--rng", "--net=mtu=1400,passt=/p"]),
-            "--net passt=/p: the nested lab cannot reach a socket of this host; with tap=NAME it makes a tap of \
+            "--net mtu=1400,passt=/p: the nested lab cannot reach a socket of this host; with tap=NAME it makes a tap of \
              its own"
         );
         for given in [["--net", "tap=fd:3"], ["--initrd", "fd:4"], ["--disk", "readonly,path=fd:5"]] {
