@@ -4,7 +4,6 @@
 //! run, and what must come of it. All guests of a suite share one start of their lab, and each is reported as a test.
 //! A guest passes only by an explicit message or an exact outcome, never by a deadline that ran out.
 
-pub mod emulator;
 mod guest;
 pub mod payloads;
 pub mod pty;

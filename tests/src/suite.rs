@@ -13,12 +13,12 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use xtask::cpio::Cpio;
 use xtask::ctx::{Ctx, Options};
 use xtask::kernel::Kernel;
-use xtask::lab::{Lab, Report, Speed, StepReport, Way};
+use xtask::lab::{Lab, Report, Speed, StepReport, Way, emulator};
 use xtask::probe::{self, Level};
 use xtask::tuned::{Recipe, Variant};
 use xtask::{built, initramfs};
 
-use crate::{Guest, emulator};
+use crate::Guest;
 
 /// Last lines of a run that are shown when it fails.
 const SHOWN_LINES: usize = 40;

@@ -18,6 +18,7 @@ use anyhow::{Context, Result};
 
 use crate::ctx::Ctx;
 
+pub mod emulator;
 mod native;
 mod nested;
 pub mod qemu;

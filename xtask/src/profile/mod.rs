@@ -21,7 +21,7 @@ mod symbols;
 
 pub use alone::alone;
 pub use diff::{Grown, grown};
-pub use nested::{Start, Stuck, crash, run};
+pub use nested::{Start, Stuck, first_to_end, run};
 pub use symbols::Symbols;
 
 use place::Everything;

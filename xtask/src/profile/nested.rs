@@ -10,6 +10,7 @@ use super::place::Everything;
 use super::plugin::{Plugin, Points, Segment, World};
 use super::{Phase, Profile, Programs, Symbols, exits, lab_kernel};
 use crate::ctx::Ctx;
+use crate::lab::emulator::crash;
 use crate::lab::{Lab, Report, StepReport};
 use crate::{built, timeline};
 
@@ -27,16 +28,6 @@ pub struct Start<'a> {
 #[derive(Debug, thiserror::Error)]
 #[error("step {0:?}: {1}")]
 pub struct Stuck(String, String);
-
-/// What `jiffy` says when its guest has crashed, which an interrupt that QEMU delivers twice can do as well.
-#[must_use]
-pub fn crash(step: &StepReport) -> Option<String> {
-    let said = [&step.stdout, &step.stderr].map(|said| String::from_utf8_lossy(said));
-    let crash = |line: &&str| {
-        line.starts_with("jiffy: the guest's kernel panicked") || line.starts_with("jiffy: triple fault")
-    };
-    said.iter().flat_map(|said| said.lines()).find(crash).map(str::to_owned)
-}
 
 /// Runs `starts` in `lab`, which is nested and exact, and profiles each; what they start are stripped or whole forms of
 /// `programs`. A phase has all that was executed in it, whoever it was for. Initcalls are told of where all have one kernel.
@@ -70,21 +61,44 @@ pub fn run(
     lab.emulator_args.extend(plugin.args(false));
     let steps: Vec<Step> = starts.iter().map(|start| start.step.clone()).collect();
     let report = lab.run(ctx, &steps)?;
-    for step in &report.steps {
-        let late = (step.status == Status::TimedOut).then(|| "it did not end in time".to_owned());
-        if let Some(why) = late.or_else(|| crash(step)) {
-            return Err(Stuck(step.name.clone(), why).into());
-        }
+    if let Some(late) = report.steps.iter().find(|step| step.status == Status::TimedOut) {
+        return Err(Stuck(late.name.clone(), "it did not end in time".to_owned()).into());
     }
     let segments = plugin.counts()?;
     let by_step = by_step(&segments, steps.len())?;
     let profiles = starts.iter().zip(&report.steps).zip(by_step).map(|((start, step), segments)| {
         let everything = Everything { kernel: start.kernel, ..everything };
         everything.check_kernel(segments)?;
-        profile(&everything, &initcalls, step, segments)
+        // Of a guest that has crashed, there may be no timeline.
+        let stuck = |error| crash(step).map_or(error, |why| Stuck(step.name.clone(), why).into());
+        profile(&everything, &initcalls, step, segments).map_err(stuck)
     });
     let profiles = profiles.collect::<Result<_>>()?;
     Ok((report, profiles))
+}
+
+/// As [`run`] in the first of these ways in which nothing is stuck, and no guest crashes; which way that was.
+pub fn first_to_end<W>(
+    ways: impl IntoIterator<Item = W>,
+    mut run: impl FnMut(&W) -> Result<(Report, Vec<Profile>)>,
+) -> Result<(W, Report, Vec<Profile>)> {
+    let mut last = None;
+    for way in ways {
+        let stuck = match run(&way) {
+            Ok((report, profiles)) => {
+                let crash = |step: &StepReport| Some(Stuck(step.name.clone(), crash(step)?));
+                let Some(stuck) = report.steps.iter().find_map(crash) else {
+                    return Ok((way, report, profiles));
+                };
+                stuck.into()
+            }
+            Err(error) if error.is::<Stuck>() => error,
+            Err(error) => return Err(error),
+        };
+        eprintln!("{stuck}");
+        last = Some(stuck);
+    }
+    Err(last.context("no way to run it")?.context("each time"))
 }
 
 /// The cuts that [`run`] makes.
@@ -138,24 +152,38 @@ fn profile(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use anyhow::anyhow;
+
     use super::*;
 
-    #[test]
-    fn crashes_are_told_from_other_ends() {
-        let step = |stdout: &str, stderr: &str| StepReport {
+    fn ended(stderr: &str) -> (Report, Vec<Profile>) {
+        let step = StepReport {
             name: "boot".to_owned(),
-            status: Status::Exited(121),
-            stdout: stdout.as_bytes().to_vec(),
-            stderr: stderr.as_bytes().to_vec(),
+            status: Status::Exited(0),
+            stdout: Vec::new(),
+            stderr: stderr.into(),
             files: Default::default(),
             started_ns: 0,
             ended_ns: 0,
-            cpu: Default::default(),
+            cpu: Duration::ZERO,
         };
-        let panic = "jiffy: the guest's kernel panicked";
-        assert_eq!(crash(&step("hello", &format!("a warning\n{panic}\n"))).as_deref(), Some(panic));
-        let fault = "jiffy: triple fault of vCPU 0: at 0x1000";
-        assert_eq!(crash(&step(fault, "")).as_deref(), Some(fault));
-        assert_eq!(crash(&step("the guest's kernel panicked", "jiffy: powered off")), None);
+        let (ready_ns, wall, console) = (0, Duration::ZERO, String::new());
+        (Report { steps: vec![step], ready_ns, wall, console }, Vec::new())
+    }
+
+    #[test]
+    fn what_is_stuck_or_crashes_is_run_in_another_way() {
+        let one = |way: &u32| match way {
+            1 => Err(Stuck("boot".to_owned(), "it did not end in time".to_owned()).into()),
+            2 => Ok(ended("jiffy: the guest's kernel panicked\n")),
+            3 => Ok(ended("")),
+            _ => Err(anyhow!("no lab")),
+        };
+        assert_eq!(first_to_end(1..9, one).unwrap().0, 3);
+        let always = first_to_end(1..3, one).err().unwrap();
+        assert_eq!(format!("{always:#}"), "each time: step \"boot\": jiffy: the guest's kernel panicked");
+        assert_eq!(first_to_end([4, 3], one).err().unwrap().to_string(), "no lab");
     }
 }

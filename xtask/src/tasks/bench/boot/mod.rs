@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use xtask::ctx::Ctx;
 use xtask::lab::{self, Lab, Speed, StepReport, Way};
-use xtask::profile::{self, Code, Functions, Profile, Programs, Start, Stuck};
+use xtask::profile::{self, Code, Functions, Profile, Programs, Start};
 use xtask::{built, initramfs, timeline};
 
 use crate::tasks::{build, profile::kernel as find_kernel};
@@ -61,6 +61,8 @@ pub struct Args {
 struct Boot {
     kernel: PathBuf,
     memory_mib: u32,
+    /// Of the lab.
+    seed: u64,
     #[serde(flatten)]
     times: Times,
     phases: Vec<Phase>,
@@ -104,20 +106,21 @@ struct Function {
 pub fn run(ctx: &Ctx, args: &Args) -> Result<ExitCode> {
     build::all(ctx)?;
     build::agent(ctx)?;
-    let (seed, boots) = boot(ctx, args)?;
+    let boots = boot(ctx, args)?;
     if args.json {
         for boot in &boots {
             println!("{}", serde_json::to_string(boot)?);
         }
     } else {
+        let seed = boots.first().map_or(args.seed, |boot| boot.seed);
         println!("Nested, ELF by Linux's 64-bit protocol, 1 CPU, seed {seed}, millions of instructions");
         print!("{}", report::text(&boots, args.symbols));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// All boots, and the seed that they were had with.
-fn boot(ctx: &Ctx, args: &Args) -> Result<(u64, Vec<Boot>)> {
+/// All boots, had with one seed.
+fn boot(ctx: &Ctx, args: &Args) -> Result<Vec<Boot>> {
     let place = tempfile::tempdir()?;
     let initrd = place.path().join("initrd");
     let config = [Directive::Hostname("guest"), Directive::Exec("/init"), Directive::Arg("greet")];
@@ -140,27 +143,19 @@ fn boot(ctx: &Ctx, args: &Args) -> Result<(u64, Vec<Boot>)> {
         .collect();
     let step = ctx.step("Booting in the nested lab, counting instructions");
     let programs = Programs::built(ctx)?;
-    let last = args.seed.saturating_add(REPEATS);
-    let mut seed = args.seed;
-    let (report, profiles) = loop {
+    let seeds = args.seed..=args.seed.saturating_add(REPEATS);
+    let (seed, report, profiles) = profile::first_to_end(seeds, |&seed| {
         lab.way = Way::Nested(Speed::Exact { seed });
-        match profile::run(ctx, &lab, &starts, &programs) {
-            Err(error) if error.is::<Stuck>() && seed < last => {
-                eprintln!("seed {seed}: {error}");
-                seed += 1;
-            }
-            ended => break ended?,
-        }
-    };
+        profile::run(ctx, &lab, &starts, &programs)
+    })?;
     drop(step);
     let boots = plan.into_iter().zip(&report.steps).zip(&profiles);
-    let boots = boots
+    boots
         .map(|((((kernel, ..), memory_mib), step), profile)| {
             let times = times(step).with_context(|| format!("{}, {memory_mib} MiB", kernel.display()))?;
-            Ok(Boot { kernel: (*kernel).clone(), memory_mib, times, phases: phases(profile) })
+            Ok(Boot { kernel: (*kernel).clone(), memory_mib, seed, times, phases: phases(profile) })
         })
-        .collect::<Result<_>>()?;
-    Ok((seed, boots))
+        .collect()
 }
 
 fn step(kernel: &str, mib: u32, jiffy: &[String]) -> Step {

@@ -121,6 +121,7 @@ mod tests {
         let boot = |memory_mib, grows| Boot {
             kernel: "fast".into(),
             memory_mib,
+            seed: 1,
             times: Times { vmm: 1.5, guest: 25.0, guest_busy: 24.0 },
             phases: vec![
                 Phase { to: "exec".to_owned(), functions: vec![function(Code::Vmm, "start", 2_000)] },

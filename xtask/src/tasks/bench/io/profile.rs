@@ -1,10 +1,10 @@
 //! Which functions execute a load's instructions: all of it with its warm-up, from init's start of it to its end.
 
 use abi::timeline::Mark;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use xtask::ctx::Ctx;
 use xtask::lab;
-use xtask::profile::{self, Programs, Start, Stuck, Symbols};
+use xtask::profile::{self, Programs, Start, Symbols};
 use xtask::tuned::{Recipe, Variant};
 
 use super::{Args, Job, words};
@@ -29,18 +29,10 @@ pub(super) fn print(ctx: &Ctx, args: &Args, jobs: &[Job], tables: &Tables) -> Re
     // Each in a lab of its own, so that one that gets stuck is done again alone.
     let profiled = |job: &Job| {
         let pads = (0..=super::repeat::REPEATS).map(|repeat| "x".repeat(repeat));
-        let mut runs = pads.map(|pad| profile::run(ctx, &lab, &[start(job, &pad)], &programs));
-        let ended = runs.find(|run| match run {
-            Err(error) if error.is::<Stuck>() => {
-                eprintln!("{error}");
-                false
-            }
-            _ => true,
-        });
-        ended.with_context(|| format!("always stuck: {} {} {}", job.part.name, job.case, job.system))?
+        profile::first_to_end(pads, |pad| profile::run(ctx, &lab, &[start(job, pad)], &programs))
     };
     for job in jobs.iter().filter(|job| job.system.is_jiffy()) {
-        let (_, profiles) = profiled(job)?;
+        let (_, _, profiles) = profiled(job)?;
         for mut profile in profiles {
             let is_load = |phase: &str| Some(phase) == Mark::WORKLOAD_END.name();
             profile.phases.retain(|phase| is_load(&phase.name));

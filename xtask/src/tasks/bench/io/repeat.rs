@@ -3,8 +3,8 @@
 use agent::{Status, Step};
 use anyhow::{Context, Result, bail};
 use xtask::ctx::Ctx;
+use xtask::lab::emulator::crash;
 use xtask::lab::{Lab, StepReport};
-use xtask::profile::crash;
 
 /// How often steps that were stuck are done again.
 pub(super) const REPEATS: usize = 6;
