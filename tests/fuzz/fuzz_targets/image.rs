@@ -13,5 +13,9 @@ fuzz_target!(|data: &[u8]| {
     let tables = image.runs.len() * 24 + (image.relocs.add32.len() + image.relocs.sub32.len()) * 4;
     assert!(tables + image.relocs.add64.len() * 4 <= data.len());
     #[cfg(feature = "planted")]
-    fuzz::plant(&[image.entry & 2 != 0, image.pvh_entry.is_some_and(|entry| entry & 8 != 0)]);
+    fuzz::plant(&[
+        image.entry & 2 != 0,
+        image.extent.0 & 4 != 0,
+        image.pvh_entry.is_some_and(|entry| entry & 8 != 0),
+    ]);
 });

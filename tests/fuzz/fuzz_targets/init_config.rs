@@ -13,6 +13,6 @@ fuzz_target!(|data: &[u8]| {
     #[cfg(feature = "planted")]
     fuzz::plant(&[
         found.len() == 3,
-        found.iter().any(|d| matches!(d, abi::init_config::Directive::Hostname(name) if name.len() > 3)),
+        found.iter().any(|d| matches!(d, abi::init_config::Directive::Hostname(name) if name.len() == 5)),
     ]);
 });
