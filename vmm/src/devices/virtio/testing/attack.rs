@@ -9,6 +9,7 @@ use super::registers::Registers;
 use super::{AVAIL, BUFFERS, Core, FakeDriver, MEMORY, RINGS, RINGS_STRIDE, USED, Worker, descriptor, rings};
 use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::transport::{Area, CoreState};
+use crate::memory::Lookup;
 use crate::state;
 use virtio_queue::QueueT;
 
@@ -75,12 +76,14 @@ impl Target {
         self.driver.initialise(u64::MAX);
         let mut script = Script(script);
         (self.rested, self.served) = (false, false);
+        let map = self.driver.memory.map();
+        let mut memory = Lookup::new(&map);
         while !script.0.is_empty() {
-            self.step(&mut script, world);
+            self.step(&mut script, &mut memory, world);
             self.registers.check(&self.driver.core);
-            self.rested |= self.driver.needs_reset();
-            let mut used = [0; 2];
-            self.driver.memory.read(RINGS + USED + 2, &mut used).expect("in memory");
+            self.rested = self.rested || self.driver.needs_reset();
+            let mut used = [0_u8; 2];
+            memory.slice(RINGS + USED + 2, 2).expect("in memory").copy_to(&mut used);
             self.served |= used != [0; 2];
         }
         world.calm();
@@ -88,13 +91,9 @@ impl Target {
         &mut self.driver
     }
 
-    fn step(&mut self, script: &mut Script<'_>, world: &mut impl World) {
+    fn step(&mut self, script: &mut Script<'_>, memory: &mut Lookup<'_>, world: &mut impl World) {
         let core = Arc::clone(&self.driver.core);
         let (what, queue) = (script.number(1), script.number(1) as u16 % (core.queue_count() + 1));
-        let write = |addr: u64, data: &[u8]| {
-            // What would be outside of memory is no attack on the device.
-            let _ = self.driver.memory.write(addr, data);
-        };
         match what % 24 {
             0 => core.set_status(script.number(1) as u8),
             1 => core.set_queue_size(queue, script.number(2) as u16),
@@ -108,18 +107,22 @@ impl Target {
             4 => core.set_driver_features(script.number(1) as u32, script.number(4) as u32),
             5 => self.driver.run(),
             6 => self.steps(|steps, core| steps.ring(core, queue)),
-            7 => write(RINGS + script.number(2) % (RINGS_STRIDE * 2), &script.number(8).to_le_bytes()),
+            7 => {
+                let addr = RINGS + script.number(2) % (RINGS_STRIDE * 2);
+                write(memory, addr, &script.number(8).to_le_bytes());
+            }
             8 | 9 => {
                 let index = script.number(1);
                 // Mostly in memory, at times at or beyond its end.
                 let addr = script.number(3).wrapping_mul(MEMORY >> 23);
                 let (len, flags, next) = (script.number(3) as u32, script.number(1), script.number(1));
-                write(rings(queue) + 16 * index, &descriptor(addr, len, flags as u16 & 7, next as u16));
+                let bytes = descriptor(addr, len, flags as u16 & 7, next as u16);
+                write(memory, rings(queue) + 16 * index, &bytes);
             }
             10 | 11 => {
                 let (slot, head, index) = (script.number(1), script.number(1), script.number(1));
-                write(rings(queue) + AVAIL + 4 + 2 * slot, &(head as u16).to_le_bytes());
-                write(rings(queue) + AVAIL + 2, &(index as u16).to_le_bytes());
+                write(memory, rings(queue) + AVAIL + 4 + 2 * slot, &(head as u16).to_le_bytes());
+                write(memory, rings(queue) + AVAIL + 2, &(index as u16).to_le_bytes());
             }
             12 => self.registers.access(script),
             13 => {
@@ -144,7 +147,7 @@ impl Target {
             }
             16..=19 => {
                 let (readable, writable) = world.request(queue, script);
-                self.offer(queue, &readable, &writable, script.number(1) as usize);
+                self.offer(memory, queue, &readable, &writable, script.number(1) as usize);
                 self.steps(|steps, core| steps.ring(core, queue));
             }
             20 | 21 => world.stir(script),
@@ -176,8 +179,7 @@ impl Target {
 
     /// Makes a chain available that is as a driver would make it, unless rings were moved: `readable` in two parts, the
     /// first of `split` bytes, then buffers for the answer.
-    fn offer(&mut self, queue: u16, readable: &[u8], writable: &[usize], split: usize) {
-        let memory = &self.driver.memory;
+    fn offer(&self, memory: &mut Lookup<'_>, queue: u16, readable: &[u8], writable: &[usize], split: usize) {
         let (head, tail) = readable.split_at(split.min(readable.len()));
         let lens = [(head.len(), false), (tail.len(), false)];
         let lens =
@@ -186,22 +188,22 @@ impl Target {
         let Some(last) = lens.len().checked_sub(1) else { return };
         let mut index = [0; 2];
         let base = rings(queue);
-        let _ = memory.read(base + AVAIL + 2, &mut index);
+        memory.slice(base + AVAIL + 2, 2).expect("in memory").copy_to(&mut index);
         let index = u16::from_le_bytes(index);
         // Places of chains that are in flight are taken once more now and then.
         let (first, mut addr) = (index % 8 * 8, BUFFERS + u64::from(index % 8) * (MEMORY - BUFFERS) / 8);
-        let _ = memory.write(addr, readable);
+        write(memory, addr, readable);
         for (i, (len, writable)) in lens.into_iter().enumerate() {
             let flags =
                 if writable { VRING_DESC_F_WRITE } else { 0 } | if i < last { VRING_DESC_F_NEXT } else { 0 };
             let bytes = descriptor(addr, len as u32, flags as u16, first + i as u16 + 1);
-            let _ = memory.write(base + 16 * (u64::from(first) + i as u64), &bytes);
+            write(memory, base + 16 * (u64::from(first) + i as u64), &bytes);
             addr += len as u64;
         }
         // Queues of every size have a slot for it.
         let size = self.driver.core.queue(queue, QueueT::size).max(1);
-        let _ = memory.write(base + AVAIL + 4 + 2 * u64::from(index % size), &first.to_le_bytes());
-        let _ = memory.write(base + AVAIL + 2, &index.wrapping_add(1).to_le_bytes());
+        write(memory, base + AVAIL + 4 + 2 * u64::from(index % size), &first.to_le_bytes());
+        write(memory, base + AVAIL + 2, &index.wrapping_add(1).to_le_bytes());
     }
 
     /// Changes rings while the worker reads them.
@@ -221,5 +223,12 @@ impl Target {
             });
             (0..8).for_each(|_| self.driver.run());
         });
+    }
+}
+
+/// Writes to guest memory. What would be outside of it is no attack on the device.
+fn write(memory: &mut Lookup<'_>, addr: u64, data: &[u8]) {
+    if let Some(slice) = memory.slice(addr, data.len()) {
+        slice.copy_from(data);
     }
 }

@@ -4,9 +4,9 @@
 
 mod attack;
 mod registers;
+mod ring;
 mod steps;
 
-use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -18,8 +18,8 @@ use super::VirtioDevice;
 use super::transport::{Area, Core, CoreState, DeviceSource, Transport};
 use crate::config::{HugePages, MemorySpec};
 use crate::devices::event_loop::EventLoop;
-use crate::memory::Memory;
 use crate::memory::layout::RamLayout;
+use crate::memory::{Lookup, Memory};
 use crate::state;
 
 /// Bytes of guest memory.
@@ -35,7 +35,13 @@ pub const USED: u64 = 0xa000;
 /// Where buffers begin.
 pub const BUFFERS: u64 = 0x40_0000;
 
+/// What a part of a queue has at first: room for the descriptors of the longest.
+static ZEROES: [u8; 16 * LONGEST as usize] = [0; 16 * LONGEST as usize];
+/// Descriptors of a queue, at most.
+const LONGEST: u16 = 1024;
+
 pub use attack::{Nothing, Script, Target, World};
+use ring::{Buffer, Ring};
 use steps::Steps;
 
 /// A transport that counts interrupts, and keeps what it is to show.
@@ -73,24 +79,6 @@ pub struct Used {
     pub written: u32,
     /// Contents of the writable buffers, one after the other, in their whole length.
     pub data: Vec<u8>,
-}
-
-/// A buffer in guest memory.
-#[derive(Clone, Copy, Debug)]
-struct Buffer {
-    addr: u64,
-    len: usize,
-    writable: bool,
-}
-
-/// The driver's side of a queue.
-#[derive(Debug, Default)]
-struct Ring {
-    size: u16,
-    avail: u16,
-    used: u16,
-    free: VecDeque<u16>,
-    offered: BTreeMap<u16, (Vec<u16>, Vec<Buffer>)>,
 }
 
 /// What does the device's share of the worker's work.
@@ -167,21 +155,26 @@ impl FakeDriver {
         core.set_status(0xb);
         assert_eq!(core.status(), 0xb, "FEATURES_OK");
         self.rings.clear();
+        let map = self.memory.map();
+        let mut memory = Lookup::new(&map);
         for queue in 0..core.queue_count() {
-            let size = core.queue(queue, QueueT::max_size).min(1024);
+            let size = core.queue(queue, QueueT::max_size).min(LONGEST);
             let base = RINGS + RINGS_STRIDE * u64::from(queue);
             for (part, len) in [(0, 16 * size), (AVAIL, 6 + 2 * size), (USED, 6 + 8 * size)] {
-                self.memory.write(base + part, &vec![0; len.into()]).unwrap();
+                memory.slice(base + part, len.into()).unwrap().copy_from(&ZEROES[..len.into()]);
             }
             core.set_queue_size(queue, size);
             core.set_queue_area(queue, Area::Descriptors, false, base as u32);
             core.set_queue_area(queue, Area::Driver, false, (base + AVAIL) as u32);
             core.set_queue_area(queue, Area::Device, false, (base + USED) as u32);
             core.start_queue(queue);
-            self.rings.push(Ring { size, free: (0..size).collect(), ..Ring::default() });
+            self.rings.push(Ring::new(size));
         }
         core.set_status(0xf);
-        self.run();
+        match &mut self.worker {
+            Worker::Loop(_) => self.run(),
+            Worker::Steps(steps) => steps.begin(&self.core),
+        }
     }
 
     /// Lets the worker do what there is to do; returns when nothing is ready any more.
@@ -231,10 +224,13 @@ impl FakeDriver {
             buffers.push(self.buffer(&vec![0xaa; len], true));
         }
         let table = indirect.then(|| self.buffer(&vec![0; 16 * buffers.len()], false));
+        let map = self.memory.map();
+        let mut memory = Lookup::new(&map);
+        let mut write = |addr, data: &[u8]| memory.slice(addr, data.len()).unwrap().copy_from(data);
         let (base, ring) = (rings(queue), &mut self.rings[usize::from(queue)]);
         let descriptors: Vec<u16> = match table {
             Some(_) => (0..buffers.len() as u16).collect(),
-            None => ring.free.drain(..buffers.len()).collect(),
+            None => buffers.iter().map(|_| ring.descriptor()).collect(),
         };
         let at = table.map_or(base, |table| table.addr);
         for (i, (buffer, &index)) in buffers.iter().zip(&descriptors).enumerate() {
@@ -242,22 +238,22 @@ impl FakeDriver {
             let flags = if buffer.writable { VRING_DESC_F_WRITE } else { 0 }
                 | if next.is_some() { VRING_DESC_F_NEXT } else { 0 };
             let bytes = descriptor(buffer.addr, buffer.len as u32, flags as u16, next.unwrap_or(0));
-            self.memory.write(at + 16 * u64::from(index), &bytes).unwrap();
+            write(at + 16 * u64::from(index), &bytes);
         }
         let own = match table {
             Some(table) => {
-                let head = ring.free.pop_front().unwrap();
+                let head = ring.descriptor();
                 let bytes = descriptor(table.addr, table.len as u32, VRING_DESC_F_INDIRECT as u16, 0);
-                self.memory.write(base + 16 * u64::from(head), &bytes).unwrap();
+                write(base + 16 * u64::from(head), &bytes);
                 vec![head]
             }
             None => descriptors,
         };
         let head = own[0];
         let slot = base + AVAIL + 4 + 2 * u64::from(ring.avail % ring.size);
-        self.memory.write(slot, &head.to_le_bytes()).unwrap();
+        write(slot, &head.to_le_bytes());
         ring.avail = ring.avail.wrapping_add(1);
-        self.memory.write(base + AVAIL + 2, &ring.avail.to_le_bytes()).unwrap();
+        write(base + AVAIL + 2, &ring.avail.to_le_bytes());
         ring.offered.insert(head, (own, buffers));
         head
     }
@@ -275,8 +271,13 @@ impl FakeDriver {
 
     /// Rings the doorbell, and lets the worker run.
     pub fn kick(&mut self, queue: u16) {
-        self.core.ring(queue);
-        self.run();
+        match &mut self.worker {
+            Worker::Loop(_) => {
+                self.core.ring(queue);
+                self.run();
+            }
+            Worker::Steps(steps) => steps.kick(&self.core, queue),
+        }
     }
 
     /// Whether the device wants to be rung for what was offered last: `avail_event` of `EVENT_IDX` (2.7.10).
@@ -291,7 +292,9 @@ impl FakeDriver {
     /// The next chain that the device has given back.
     pub fn take(&mut self, queue: u16) -> Option<Used> {
         let (base, ring) = (rings(queue), &mut self.rings[usize::from(queue)]);
-        let read = |addr, data: &mut [u8]| self.memory.read(addr, data).unwrap();
+        let map = self.memory.map();
+        let mut memory = Lookup::new(&map);
+        let mut read = |addr, data: &mut [u8]| memory.slice(addr, data.len()).unwrap().copy_to(data);
         let mut index = [0; 2];
         read(base + USED + 2, &mut index);
         if u16::from_le_bytes(index) == ring.used {

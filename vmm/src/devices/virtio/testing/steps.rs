@@ -14,10 +14,27 @@ use crate::devices::virtio::transport::Core;
 pub(super) struct Steps(Vec<(RawFd, u32)>);
 
 impl Steps {
+    /// A driver has made the device ready, and has nothing to ask of it yet.
+    pub(super) fn begin(&mut self, core: &Core) {
+        core.settle(self);
+        self.queues(core);
+    }
+
     /// Gives the device the time to do what there is to do.
     pub(super) fn run(&mut self, core: &Core) {
         core.settle(self);
         self.queues(core);
+        self.events(core);
+    }
+
+    /// As [`Steps::run`], when the doorbell of a queue was rung.
+    pub(super) fn kick(&mut self, core: &Core, queue: u16) {
+        self.ring(core, queue);
+        self.events(core);
+    }
+
+    /// What may have happened to what is watched.
+    fn events(&mut self, core: &Core) {
         for at in 0..self.0.len() {
             self.happen(core, at, EventSet::IN | EventSet::OUT);
         }
