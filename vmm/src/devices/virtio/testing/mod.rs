@@ -144,6 +144,11 @@ impl FakeDriver {
 
     /// Takes the device from a reset to `DRIVER_OK` as section 3.1.1 says, with queues of their greatest size.
     pub fn initialise(&mut self, features: u64) {
+        self.initialise_small(features, LONGEST);
+    }
+
+    /// As [`FakeDriver::initialise`], with queues of so many descriptors at most.
+    pub fn initialise_small(&mut self, features: u64, most: u16) {
         let core = &self.core;
         core.set_status(0);
         core.set_status(1);
@@ -158,7 +163,7 @@ impl FakeDriver {
         let map = self.memory.map();
         let mut memory = Lookup::new(&map);
         for queue in 0..core.queue_count() {
-            let size = core.queue(queue, QueueT::max_size).min(LONGEST);
+            let size = core.queue(queue, QueueT::max_size).min(most).min(LONGEST);
             let base = RINGS + RINGS_STRIDE * u64::from(queue);
             for (part, len) in [(0, 16 * size), (AVAIL, 6 + 2 * size), (USED, 6 + 8 * size)] {
                 memory.slice(base + part, len.into()).unwrap().copy_from(&ZEROES[..len.into()]);

@@ -45,6 +45,8 @@ pub const EVENT: u16 = 2;
 
 /// Packets on their way; the most that are taken or given before others have their turn.
 const QUEUE_SIZE: u16 = 256;
+/// Descriptors of a queue into which a driver puts several packets before it needs to hear.
+const ROOMY: u16 = 16;
 /// What the listening socket is watched by; connections have their places in [`Sockets`].
 const LISTENER: u32 = (1 << 31) - 1;
 /// What the timer of [`Delay`] is watched by.
@@ -107,7 +109,9 @@ impl Vsock {
                 left -= 1;
             } else {
                 let busy = left < QUEUE_SIZE || self.habit.goes_on();
-                let spared = busy && self.habit.holds() && self.delay.run(cx);
+                // A queue that is soon full keeps its driver waiting.
+                let roomy = cx.size(TRANSMIT) >= ROOMY;
+                let spared = busy && roomy && self.habit.holds() && self.delay.run(cx);
                 if !cx.listen_beyond(TRANSMIT, spared.into())? {
                     self.habit.rely(spared);
                     break;

@@ -56,6 +56,27 @@ fn a_driver_that_has_stopped_is_heard_at_once_again() {
 }
 
 #[test]
+fn who_could_not_put_the_second_rings_for_each() {
+    let mut small = Guest::with(ROOMY / 2);
+    let (key, mut stream) = small.opened(5);
+    for _ in 0..50 {
+        assert_eq!(small.answer(key, &mut stream), [true, true]);
+    }
+}
+
+#[test]
+fn a_habit_is_the_drivers_whatever_the_stream() {
+    let mut guest = Guest::new();
+    let mut both = [guest.opened(5), guest.opened(6)];
+    let rings_once = |of: &usize| {
+        let (key, stream) = &mut both[of % 2];
+        guest.answer(*key, stream) == [false, true]
+    };
+    let once = (0..100).filter(rings_once).count();
+    assert!(once > 50, "{once}");
+}
+
+#[test]
 fn streams_to_the_host_ring_for_each() {
     let mut guest = Guest::new();
     let (key, mut stream) = guest.opened(5);

@@ -32,10 +32,18 @@ struct Guest {
 
 impl Guest {
     fn new() -> Self {
+        Self::with(QUEUE_SIZE)
+    }
+
+    /// One whose driver has queues of so many descriptors at most.
+    fn with(most: u16) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let device = Vsock::new(CID, Box::new(Endpoint::bind(&dir.path().join("s")).unwrap()));
-        let mut guest = Self { driver: FakeDriver::new(Box::new(device)), dir, posted: 0 };
-        guest.post(64);
+        let mut driver = FakeDriver::uninitialised(Box::new(device));
+        driver.initialise_small(u64::MAX, most);
+        let mut guest = Self { driver, dir, posted: 0 };
+        // Two descriptors each.
+        guest.post(usize::from(most / 2).min(64));
         guest
     }
 
