@@ -1,9 +1,10 @@
 //! Boots in the nested lab.
 
+use std::fmt::Display;
 use std::ptr;
 
 use agent::{Status, Step};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::initcalls::Table;
 use super::place::Everything;
@@ -24,13 +25,15 @@ pub struct Start<'a> {
     pub kernel: Option<&'a Symbols>,
 }
 
-/// A start that came to no end before its deadline, or to a bad one; started otherwise, or with another seed, it may.
+/// A start that came to no end before its deadline, or, in [`first_to_end`], to a bad one; started otherwise, or with
+/// another seed, it may end well.
 #[derive(Debug, thiserror::Error)]
 #[error("step {0:?}: {1}")]
 pub struct Stuck(String, String);
 
 /// Runs `starts` in `lab`, which is nested and exact, and profiles each; what they start are stripped or whole forms of
 /// `programs`. A phase has all that was executed in it, whoever it was for. Initcalls are told of where all have one kernel.
+/// A guest that crashes is profiled up to there.
 pub fn run(
     ctx: &Ctx,
     lab: &Lab,
@@ -68,21 +71,22 @@ pub fn run(
     let by_step = by_step(&segments, steps.len())?;
     let profiles = starts.iter().zip(&report.steps).zip(by_step).map(|((start, step), segments)| {
         let everything = Everything { kernel: start.kernel, ..everything };
-        everything.check_kernel(segments)?;
+        let profiled = everything.check_kernel(segments);
+        let profiled = profiled.and_then(|()| profile(&everything, &initcalls, step, segments));
         // Of a guest that has crashed, there may be no timeline.
-        let stuck = |error| crash(step).map_or(error, |why| Stuck(step.name.clone(), why).into());
-        profile(&everything, &initcalls, step, segments).map_err(stuck)
+        profiled.map_err(|error| crash(step).map_or(error, |why| Stuck(step.name.clone(), why).into()))
     });
     let profiles = profiles.collect::<Result<_>>()?;
     Ok((report, profiles))
 }
 
-/// As [`run`] in the first of these ways in which nothing is stuck, and no guest crashes; which way that was.
-pub fn first_to_end<W>(
+/// As [`run`] in the first of these ways, such as seeds, in which nothing is stuck, and no guest crashes; which way that
+/// was. Those before it are told of, as `what` they are.
+pub fn first_to_end<W: Display>(
+    what: &str,
     ways: impl IntoIterator<Item = W>,
     mut run: impl FnMut(&W) -> Result<(Report, Vec<Profile>)>,
 ) -> Result<(W, Report, Vec<Profile>)> {
-    let mut last = None;
     for way in ways {
         let stuck = match run(&way) {
             Ok((report, profiles)) => {
@@ -95,10 +99,9 @@ pub fn first_to_end<W>(
             Err(error) if error.is::<Stuck>() => error,
             Err(error) => return Err(error),
         };
-        eprintln!("{stuck}");
-        last = Some(stuck);
+        eprintln!("{what} {way}: {stuck}");
     }
-    Err(last.context("no way to run it")?.context("each time"))
+    bail!("none of these ended well")
 }
 
 /// The cuts that [`run`] makes.
@@ -181,9 +184,8 @@ mod tests {
             3 => Ok(ended("")),
             _ => Err(anyhow!("no lab")),
         };
-        assert_eq!(first_to_end(1..9, one).unwrap().0, 3);
-        let always = first_to_end(1..3, one).err().unwrap();
-        assert_eq!(format!("{always:#}"), "each time: step \"boot\": jiffy: the guest's kernel panicked");
-        assert_eq!(first_to_end([4, 3], one).err().unwrap().to_string(), "no lab");
+        assert_eq!(first_to_end("seed", 1..9, one).unwrap().0, 3);
+        assert_eq!(first_to_end("seed", 1..3, one).err().unwrap().to_string(), "none of these ended well");
+        assert_eq!(first_to_end("seed", [4, 3], one).err().unwrap().to_string(), "no lab");
     }
 }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use xtask::ctx::Ctx;
 use xtask::kernel::Kernel;
 use xtask::lab::qemu::Machine;
-use xtask::lab::{self, Lab, Speed, Way};
+use xtask::lab::{self, Lab, Speed, Way, emulator};
 use xtask::profile::{self, Code, Profile, Programs, Start, Symbols};
 use xtask::tuned::{Recipe, Variant};
 use xtask::{built, initramfs};
@@ -145,6 +145,7 @@ fn profile(ctx: &Ctx, args: &Args) -> Result<Profile> {
     );
     let words = line.split_whitespace().map(str::to_owned).chain(args.jiffy.iter().cloned());
     let start = Start { step: lab::step("boot", words), kernel: Some(&symbols) };
-    let (_, profiles) = profile::run(ctx, &lab, &[start], &programs)?;
+    let (report, profiles) = profile::run(ctx, &lab, &[start], &programs)?;
+    report.steps.iter().filter_map(emulator::crash).for_each(|crash| eprintln!("{crash}"));
     profiles.into_iter().next().context("no profile")
 }

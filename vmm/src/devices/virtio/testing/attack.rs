@@ -88,6 +88,8 @@ impl Target {
         }
         world.calm();
         self.driver.initialise(u64::MAX);
+        // What comes of what the world still has, if anything.
+        self.driver.run();
         &mut self.driver
     }
 

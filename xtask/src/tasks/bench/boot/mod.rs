@@ -144,7 +144,7 @@ fn boot(ctx: &Ctx, args: &Args) -> Result<Vec<Boot>> {
     let step = ctx.step("Booting in the nested lab, counting instructions");
     let programs = Programs::built(ctx)?;
     let seeds = args.seed..=args.seed.saturating_add(REPEATS);
-    let (seed, report, profiles) = profile::first_to_end(seeds, |&seed| {
+    let (seed, report, profiles) = profile::first_to_end("seed", seeds, |&seed| {
         lab.way = Way::Nested(Speed::Exact { seed });
         profile::run(ctx, &lab, &starts, &programs)
     })?;

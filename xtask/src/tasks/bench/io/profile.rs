@@ -28,8 +28,9 @@ pub(super) fn print(ctx: &Ctx, args: &Args, jobs: &[Job], tables: &Tables) -> Re
     };
     // Each in a lab of its own, so that one that gets stuck is done again alone.
     let profiled = |job: &Job| {
-        let pads = (0..=super::repeat::REPEATS).map(|repeat| "x".repeat(repeat));
-        profile::first_to_end(pads, |pad| profile::run(ctx, &lab, &[start(job, pad)], &programs))
+        profile::first_to_end("try", 0..=super::repeat::REPEATS, |&repeat| {
+            profile::run(ctx, &lab, &[start(job, &"x".repeat(repeat))], &programs)
+        })
     };
     for job in jobs.iter().filter(|job| job.system.is_jiffy()) {
         let (_, _, profiles) = profiled(job)?;
