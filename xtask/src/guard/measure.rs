@@ -136,9 +136,14 @@ fn keep_least(least: &mut Phase, phase: Phase) {
     }
 }
 
-/// The steps, and whose figures each gives; none where it only makes the tap, or fills jiffy's cache.
+/// Makes the tap, and reads all files until the lab's kernel has them among those that are often read: that would count for
+/// the first scenario of each kernel.
+const READY: &str =
+    "tunctl -t tap0 >/dev/null; for again in 1 2 3; do cat $(dirname {jiffy})/* >/dev/null || exit; done";
+
+/// The steps, and whose figures each gives; none where it only makes things ready, or fills jiffy's cache.
 fn starts(scenarios: &[Scenario]) -> Vec<(Option<&Scenario>, Step)> {
-    let mut starts = vec![(None, lab::step("tap", ["/bin/sh", "-c", "tunctl -t tap0 >/dev/null"]))];
+    let mut starts = vec![(None, lab::step("ready", ["/bin/sh", "-c", READY]))];
     let mut unpacked: Vec<Guest> = Vec::new();
     for scenario in scenarios {
         if scenario.entry == Entry::Bzimage && !unpacked.contains(&scenario.guest) {
@@ -293,7 +298,7 @@ mod tests {
             |entry| *Scenario::all().iter().find(|s| (s.guest, s.entry) == (Guest::Fast, entry)).unwrap();
         let packed = [of(Entry::Linux64), of(Entry::Bzimage), of(Entry::Bzimage)];
         let counted: Vec<bool> = starts(&packed).iter().map(|(scenario, _)| scenario.is_some()).collect();
-        assert_eq!(counted, [false, true, false, true, true], "the first makes the tap");
+        assert_eq!(counted, [false, true, false, true, true], "the first makes things ready");
         let mark = Scenario::all()[0];
         assert_eq!(starts(&[mark]).len(), 1 + STARTS);
     }

@@ -100,6 +100,13 @@ impl Scenario {
         all
     }
 
+    /// Whether its kernel takes in RAM beside the boot: `fast` puts that off until it is needed, and persistent memory is
+    /// plugged in by a thread of its own, which needs all of it.
+    #[must_use]
+    pub fn takes_in_ram_beside(&self) -> bool {
+        self.guest == Guest::Fast && self.devices.is_some_and(|devices| devices.has("pmem"))
+    }
+
     /// Its name, unique among all.
     #[must_use]
     pub fn name(&self) -> String {
@@ -113,10 +120,16 @@ impl Scenario {
 }
 
 impl Devices {
+    /// Whether this one is among them.
+    #[must_use]
+    pub fn has(self, name: &str) -> bool {
+        self.only.is_none_or(|only| only == name)
+    }
+
     /// Flags for `jiffy run`.
     #[must_use]
     pub fn flags(self) -> Vec<&'static str> {
-        let wanted = DEVICES.iter().filter(|(name, _)| self.only.is_none_or(|only| only == *name));
+        let wanted = DEVICES.iter().filter(|(name, _)| self.has(name));
         let flags = wanted.flat_map(|(_, flags)| flags.iter().copied());
         ["--transport", self.transport].into_iter().chain(flags).collect()
     }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::budget::{Allowance, Allowances, ORDER};
 use super::phase::{Costs, Phase, Whose};
-use super::scenario::{Guest, Scenario};
+use super::scenario::{Entry, Guest, Scenario};
 
 /// Something that took another number of instructions than its budget, by more than its allowance.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,14 +83,25 @@ pub fn is_after(phase: &str) -> bool {
 ///   has it so: before or after the entry into the guest, or, where the guest ends at once, at the end. The
 ///   heap that both share tidies itself up a little sooner or later.
 /// - Threads that a guest's kernel starts at boot end before or after init's first instruction, likewise; and its own work and
-///   the exits that it makes stand for one another.
-fn unit(guest: Guest, phase: &str, whose: Whose) -> Unit {
+///   the exits that it makes stand for one another. A thread that takes in RAM is longer at it than init's whole life, and its
+///   steps are anywhere.
+fn unit(scenario: &Scenario, phase: &str, whose: Whose) -> Unit {
     let phases: &[&str] = match (whose, phase) {
         (Whose::Host, _) => &ORDER[..9],
         (Whose::Jiffy, "build" | "start" | "firmware" | "mark" | "power-off" | "end")
-            if guest == Guest::Mark =>
+            if scenario.guest == Guest::Mark =>
         {
             &["build", "start", "firmware", "mark", "power-off", "end"]
+        }
+        (Whose::Jiffy, "build" | "start" | "firmware" | "kernel" | "init" | "workload" | "power-off")
+            if scenario.takes_in_ram_beside() =>
+        {
+            &["build", "start", "firmware", "kernel", "init", "workload", "power-off"]
+        }
+        (Whose::Guest | Whose::Exits, "kernel" | "init" | "workload" | "power-off")
+            if scenario.takes_in_ram_beside() =>
+        {
+            &["kernel", "init", "workload", "power-off"]
         }
         (Whose::Jiffy, "build" | "start" | "firmware" | "kernel") => {
             &["build", "start", "firmware", "kernel"]
@@ -113,13 +124,17 @@ fn unit(guest: Guest, phase: &str, whose: Whose) -> Unit {
 
 /// The first of the phases that a cost of one phase is judged with, whatever is booted: not of code of ours.
 pub(super) fn first_judged_with(phase: &str, whose: Whose) -> &'static str {
-    unit(Guest::Fast, phase, whose).phases[0]
+    let plain =
+        Scenario { guest: Guest::Fast, entry: Entry::Linux64, memory_mib: 128, devices: None, always: true };
+    unit(&plain, phase, whose).phases[0]
 }
 
 fn allowance(unit: &Unit, guest: Guest, all: &Allowances) -> Allowance {
+    // Not only in these phases where the guest's kernel is still busy with what it began before.
+    let after = unit.phases.contains(&"workload");
     match unit.whose[0] {
         // How often the console's bytes come in one piece is the guest's and the host's scheduling.
-        Whose::Jiffy if unit.phases[0] == "workload" => all.after,
+        Whose::Jiffy if after => all.after,
         // Which thread ends first, and so who waits for whom and what goes back to whose arena, is the host's scheduling.
         Whose::Jiffy if matches!(unit.phases[0], "power-off" | "end") => all.host,
         Whose::Jiffy | Whose::Init | Whose::Firmware => all.ours,
@@ -127,7 +142,7 @@ fn allowance(unit: &Unit, guest: Guest, all: &Allowances) -> Allowance {
         // Most of it is what the host's kernel does.
         Whose::Guest | Whose::Exits if unit.phases[0] == "firmware" => all.host,
         Whose::Host => all.host_once,
-        Whose::Guest | Whose::Exits if is_after(unit.phases[0]) => all.after,
+        Whose::Guest | Whose::Exits if after || is_after(unit.phases[0]) => all.after,
         Whose::Guest | Whose::Exits => all.boot,
     }
 }
@@ -154,7 +169,7 @@ pub fn compare(
         [before(phase), after(phase)].iter().flatten().any(|costs| costs.contains_key(&whose))
     };
     let mut units: Vec<Unit> =
-        all.filter(present).map(|(phase, whose)| unit(scenario.guest, phase, whose)).collect();
+        all.filter(present).map(|(phase, whose)| unit(scenario, phase, whose)).collect();
     units.sort();
     units.dedup();
     let mut findings = Vec::new();
@@ -191,7 +206,7 @@ pub fn blessed(
 ) -> BTreeMap<String, Costs> {
     let changed = compare(scenario, &allowances.in_parts(), old, measured, |_| true);
     let moved = |phase: &str, whose: Whose| {
-        let unit = unit(scenario.guest, phase, whose);
+        let unit = unit(scenario, phase, whose);
         changed.iter().any(|finding| {
             finding.whose == unit.whose && finding.phases.iter().any(|(name, ..)| unit.phases.contains(name))
         })
@@ -260,6 +275,32 @@ mod tests {
         let before = phases(160_000, 165_000, 68_000_000, 240_000);
         assert!(found(&before, &phases(160_000, 165_000, 67_750_000, 490_000)).is_empty());
         assert_eq!(found(&before, &phases(160_000, 165_000, 68_250_000, 240_000)).len(), 1);
+    }
+
+    #[test]
+    fn ram_that_is_taken_in_later_or_sooner_is_no_change() {
+        let phases = |kernel, workload, off| {
+            [("kernel", kernel), ("workload", workload), ("power-off", off)].map(|(name, guest)| Phase {
+                name: name.to_owned(),
+                costs: Costs::from([(Whose::Guest, guest), (Whose::Jiffy, guest / 100)]),
+                ..Phase::default()
+            })
+        };
+        let before = phases(35_200_000, 5_400_000, 1_500_000);
+        let found = |name: &str, after: &[Phase]| {
+            let scenario = *Scenario::all().iter().find(|scenario| scenario.name() == name).unwrap();
+            compare(&scenario, &Allowances::default(), &budgets(&before), after, |_| true)
+        };
+        let later = phases(34_700_000, 4_600_000, 2_800_000);
+        assert_eq!(found("fast-linux64-512M-mmio", &later), []);
+        assert_eq!(found("fast-linux64-512M-pci-pmem", &later), []);
+        assert!(!found("fast-linux64-512M-mmio-disk", &later).is_empty());
+        assert!(!found("debian-linux64-512M-mmio", &later).is_empty());
+        let more: Vec<_> = found("fast-linux64-512M-mmio", &phases(35_200_000, 6_400_000, 1_500_000))
+            .iter()
+            .map(Finding::what)
+            .collect();
+        assert_eq!(more, ["kernel to power-off (guest and exits)"]);
     }
 
     #[test]
