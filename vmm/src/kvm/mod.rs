@@ -1,5 +1,6 @@
 //! All of KVM's ioctls, behind types that say what may happen.
 
+mod coalesced;
 mod fault;
 mod probe;
 mod routing;
@@ -12,6 +13,7 @@ use std::path::Path;
 use kvm_bindings::{CpuId, KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{Cap, Kvm};
 
+pub use coalesced::Acknowledged;
 pub use fault::{Fault, Registers};
 pub use probe::{Level, Probe, has_hardware_hint};
 pub use state::{IrqchipState, VcpuState};

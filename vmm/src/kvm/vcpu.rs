@@ -1,6 +1,7 @@
 //! One vCPU: how it starts, and why it stops running.
 #![allow(unsafe_code, reason = "struct kvm_run is shared with the kernel")]
 
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::thread::JoinHandleExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -150,6 +151,13 @@ pub struct Vcpu {
 
 // SAFETY: `run` is the mapping that `fd` owns; nothing about it is bound to a thread.
 unsafe impl Send for Vcpu {}
+
+impl AsFd for Vcpu {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor is open for as long as `fd` is there.
+        unsafe { BorrowedFd::borrow_raw(self.fd.as_raw_fd()) }
+    }
+}
 
 impl Vcpu {
     pub(super) fn new(id: u8, mut fd: VcpuFd) -> Self {

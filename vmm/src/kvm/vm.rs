@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use abi::layout::Range;
 use kvm_bindings::{KVM_MEM_READONLY, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region};
-use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
+use kvm_ioctls::{Cap, IoEventAddress, NoDatamatch, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::coalesced::{Acknowledged, Coalesced};
 use super::routing::Routes;
 use super::state::IrqchipState;
 use super::{Error, Vcpu, call};
@@ -18,11 +19,12 @@ use crate::memory::Slot;
 pub struct Vm {
     fd: Arc<VmFd>,
     routes: Arc<Routes>,
+    coalesced: Arc<Coalesced>,
 }
 
 impl Vm {
     pub(super) fn new(fd: VmFd) -> Self {
-        Self { fd: Arc::new(fd), routes: Arc::default() }
+        Self { fd: Arc::new(fd), routes: Arc::default(), coalesced: Arc::default() }
     }
 
     /// Tells KVM where it may keep its own pages (Intel without unrestricted guests needs them; others ignore it).
@@ -121,6 +123,25 @@ impl Vm {
             None => self.fd.unregister_ioevent(event, &addr, NoDatamatch),
         }
         .map_err(call("KVM_IOEVENTFD"))
+    }
+
+    /// Makes it possible to acknowledge without an exit, by a ring that each vCPU of the VM has.
+    pub fn map_coalesced(&self, vcpu: &Vcpu) {
+        if self.fd.check_extension_int(Cap::CoalescedMmio) > 0 {
+            self.coalesced.map(vcpu);
+        }
+    }
+
+    /// From now on, what the guest writes there is done with the next [`Vm::settle`]; where that cannot be had, it stays an
+    /// exit.
+    pub fn acknowledge_late(&self, register: &Acknowledged) {
+        let connect = || self.fd.register_coalesced_mmio(IoEventAddress::Mmio(register.at), 4).is_ok();
+        self.coalesced.add(register, connect);
+    }
+
+    /// Clears what guests have acknowledged up to now.
+    pub fn settle(&self) {
+        self.coalesced.settle();
     }
 
     /// Creates the vCPU whose APIC id is `id`.

@@ -103,6 +103,11 @@ impl Devices {
         self.virtio.sources()
     }
 
+    /// Whether there is a device whose driver acknowledges without an exit.
+    pub(super) fn acknowledge_late(&self) -> bool {
+        self.virtio.acknowledge_late()
+    }
+
     /// Whether there is a PCI bus.
     pub(super) fn has_pci(&self) -> bool {
         self.virtio.has_pci()

@@ -212,6 +212,9 @@ pub fn build(
         rom = Some(image);
     }
     let vcpus = create_vcpus(host, spec, &vm)?;
+    if devices.acknowledge_late() {
+        vm.map_coalesced(&vcpus[0]);
+    }
     match start {
         Start::Boot { cpu, .. } => {
             // A firmware has their place for itself, and makes its own.

@@ -114,6 +114,12 @@ impl VirtioDevices {
         self.bus.is_some()
     }
 
+    /// Whether there is a device whose driver acknowledges without an exit.
+    pub(super) fn acknowledge_late(&self) -> bool {
+        let late = |attached: &Attached| matches!(&attached.place, Place::Mmio { registers, .. } if registers.is_late());
+        self.attached.iter().any(late)
+    }
+
     pub(super) fn sources(&self) -> Vec<Box<dyn Source>> {
         let source = |attached: &Attached| -> Box<dyn Source> {
             Box::new(DeviceSource::new(Arc::clone(&attached.core)))
@@ -227,7 +233,10 @@ impl Places<'_> {
                 let readable = windows.get(place as usize).cloned();
                 let readable = readable.ok_or_else(|| io::Error::other("a window outside of the row"))?;
                 let line = Arc::new(Pin::new(self.vm.clone(), gsi));
-                let registers = Arc::new(Mmio::new(device, memory, window, readable, line, doorbells)?);
+                // Others' drivers may read the status until it is clear.
+                let late = self.is_linux.then(|| self.vm.clone());
+                let registers = Mmio::new(device, memory, window, readable, line, doorbells, late)?;
+                let registers = Arc::new(registers);
                 let found = transport == TransportKind::Mmio;
                 let aml = found.then_some(VirtioMmio { index, window, gsi });
                 (registers.core().clone(), Place::Mmio { registers, window, aml })

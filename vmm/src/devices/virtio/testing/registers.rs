@@ -39,7 +39,7 @@ impl Registers {
             }
             1 => {
                 let line = Arc::new(CountingLine::default());
-                let mmio = Mmio::new(device, memory, range(WINDOW), page, line, doorbells);
+                let mmio = Mmio::new(device, memory, range(WINDOW), page, line, doorbells, None);
                 let mmio = Arc::new(mmio.expect("descriptors"));
                 (mmio.core().clone(), Self::Mmio(mmio))
             }

@@ -12,6 +12,7 @@ use super::{Area, Core, CoreState, Doorbell, Transport};
 use crate::bus::{BusDevice, Effect};
 use crate::devices::virtio::VirtioDevice;
 use crate::interrupt::{Address, Doorbells, InterruptLine};
+use crate::kvm::{Acknowledged, Vm};
 use crate::memory::{Memory, Shown};
 use crate::state::{self, Saved};
 
@@ -49,6 +50,8 @@ struct Signals {
     registers: Shown,
     line: Arc<dyn InterruptLine>,
     doorbells: Arc<dyn Doorbells>,
+    /// What notes acknowledgements without an exit, so that they are late; none if they may not be.
+    late: Option<Vm>,
     window: Range,
 }
 
@@ -56,9 +59,17 @@ impl Signals {
     /// Sets a bit of `InterruptStatus`. While it is set the driver has yet to acknowledge, and looks at everything after
     /// it has: so only a bit that was clear is worth an interrupt.
     fn raise(&self, bit: u32) {
+        self.settle();
         if self.registers.at(VIRTIO_MMIO_INTERRUPT_STATUS).fetch_or(bit, Ordering::SeqCst) & bit == 0 {
             // Fails only when KVM has refused the line; then no interrupt can be had.
             let _ = self.line.trigger();
+        }
+    }
+
+    /// Clears what has been acknowledged.
+    fn settle(&self) {
+        if let Some(vm) = &self.late {
+            vm.settle();
         }
     }
 }
@@ -74,12 +85,20 @@ impl Transport for Signals {
 
     fn connect(&self, doorbells: &[Doorbell]) {
         let at = Address::Mmio(self.window.start + u64::from(VIRTIO_MMIO_QUEUE_NOTIFY));
+        if let Some(vm) = &self.late {
+            vm.acknowledge_late(&Acknowledged {
+                at: self.window.start + u64::from(VIRTIO_MMIO_INTERRUPT_ACK),
+                page: self.registers.clone(),
+                offset: VIRTIO_MMIO_INTERRUPT_STATUS,
+            });
+        }
         for (queue, doorbell) in doorbells {
             self.doorbells.connect(at, Some(u32::from(*queue)), doorbell);
         }
     }
 
     fn reset(&self) {
+        self.settle();
         self.registers.set(VIRTIO_MMIO_INTERRUPT_STATUS, 0);
     }
 
@@ -109,7 +128,8 @@ impl Transport for Signals {
 
 impl Mmio {
     /// Puts `device` at `window`, where the guest reads `registers`; its notifications go by `doorbells`, its interrupts
-    /// by `line`.
+    /// by `line`. With `late`, that VM notes acknowledgements without an exit, and `InterruptStatus` shows them when there is
+    /// the next interrupt: for drivers that look at it once for each, as Linux's does.
     pub fn new(
         device: Box<dyn VirtioDevice>,
         memory: Memory,
@@ -117,6 +137,7 @@ impl Mmio {
         registers: Shown,
         line: Arc<dyn InterruptLine>,
         doorbells: Arc<dyn Doorbells>,
+        late: Option<Vm>,
     ) -> io::Result<Self> {
         for (register, value) in [
             (VIRTIO_MMIO_MAGIC_VALUE, MAGIC),
@@ -131,8 +152,14 @@ impl Mmio {
         ] {
             registers.set(register, value);
         }
-        let signals = Arc::new(Signals { registers, line, doorbells, window });
+        let signals = Arc::new(Signals { registers, line, doorbells, late, window });
         Ok(Self { core: Arc::new(Core::new(device, memory, signals.clone())?), signals })
+    }
+
+    /// Whether acknowledgements are late.
+    #[must_use]
+    pub fn is_late(&self) -> bool {
+        self.signals.late.is_some()
     }
 
     /// The device behind the registers.
@@ -159,6 +186,7 @@ impl Mmio {
             // Reaches us only where the doorbell is not connected.
             VIRTIO_MMIO_QUEUE_NOTIFY => self.core.notified(value.try_into().unwrap_or(u16::MAX)),
             VIRTIO_MMIO_INTERRUPT_ACK => {
+                self.signals.settle();
                 self.signals.registers.at(VIRTIO_MMIO_INTERRUPT_STATUS).fetch_and(!value, Ordering::SeqCst);
             }
             VIRTIO_MMIO_STATUS => self.core.set_status(value as u8),
@@ -190,6 +218,7 @@ impl BusDevice for Mmio {
 
     fn save(&self) -> Option<Vec<u8>> {
         let Self { core, signals } = self;
+        signals.settle();
         Some(state::encode(&MmioState {
             core: core.save(),
             interrupt_status: signals.registers.at(VIRTIO_MMIO_INTERRUPT_STATUS).load(Ordering::SeqCst),
@@ -223,7 +252,10 @@ mod tests {
         let window = Range { start: VIRTIO_MMIO.start, len: WINDOW };
         let registers = Shown::new(1).unwrap().remove(0);
         let doorbells = Arc::new(NoDoorbells);
-        (Mmio::new(Box::new(Entropy), memory, window, registers, line.clone(), doorbells).unwrap(), line)
+        (
+            Mmio::new(Box::new(Entropy), memory, window, registers, line.clone(), doorbells, None).unwrap(),
+            line,
+        )
     }
 
     fn read(device: &Mmio, offset: u32) -> u32 {
