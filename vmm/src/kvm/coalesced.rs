@@ -59,10 +59,13 @@ impl Coalesced {
         let Some(ring) = self.ring.get().filter(|ring| !ring.is_empty()) else { return };
         let registers = self.registers.lock().unwrap_or_else(PoisonError::into_inner);
         // No more than fit in: a guest that goes on acknowledging holds nobody up.
-        for (at, bits) in (0..ENTRIES).map_while(|_| ring.take()) {
+        for _ in 0..ENTRIES {
+            let Some((at, bits)) = ring.oldest() else { break };
             if let Some(register) = registers.iter().find(|register| register.at == at) {
                 register.page.at(register.offset).fetch_and(!bits, Ordering::SeqCst);
             }
+            // Not before: who finds the ring empty relies on the register.
+            ring.advance();
         }
     }
 }
@@ -104,7 +107,7 @@ impl Ring {
     }
 
     /// The oldest write that is noted: its address, and the register.
-    fn take(&self) -> Option<(u64, u32)> {
+    fn oldest(&self) -> Option<(u64, u32)> {
         if self.is_empty() {
             return None;
         }
@@ -112,11 +115,16 @@ impl Ring {
         let place = first.load(Ordering::SeqCst) as usize % ENTRIES;
         // SAFETY: KVM does not write the entry again before `first` is beyond it.
         let entry = unsafe { entries[place].get().read() };
-        first.store((place as u32 + 1) % ENTRIES as u32, Ordering::SeqCst);
         let [a, b, c, d, ..] = entry.data;
         // Registers are written as a whole (virtio 4.2.2.2).
         let bits = if entry.len == 4 { u32::from_le_bytes([a, b, c, d]) } else { 0 };
         Some((entry.phys_addr, bits))
+    }
+
+    /// Gives the oldest entry back to KVM.
+    fn advance(&self) {
+        let first = &self.page().first;
+        first.store((first.load(Ordering::SeqCst) + 1) % ENTRIES as u32, Ordering::SeqCst);
     }
 }
 
