@@ -144,6 +144,9 @@ impl fmt::Debug for Ring {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+    use std::{hint, thread};
+
     use super::*;
 
     const AT: u64 = 0xd000_0064;
@@ -189,6 +192,31 @@ mod tests {
         note(&coalesced, AT + 4, &[2, 0, 0, 0]);
         coalesced.settle();
         assert_eq!(register.page.at(0x60).load(Ordering::SeqCst), 2, "half a register, and another");
+    }
+
+    #[test]
+    fn when_the_ring_is_found_empty_all_is_cleared() {
+        let (coalesced, register) = coalesced();
+        let (ring, status) = (coalesced.ring.get().unwrap(), register.page.at(0x60));
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    coalesced.settle();
+                }
+            });
+            let left = (0..2_000).filter(|_| {
+                status.store(1, Ordering::SeqCst);
+                assert!(note(&coalesced, AT, &[1, 0, 0, 0]));
+                while !ring.is_empty() {
+                    hint::spin_loop();
+                }
+                status.load(Ordering::SeqCst) != 0
+            });
+            let left = left.count();
+            done.store(true, Ordering::Relaxed);
+            assert_eq!(left, 0, "another device's interrupt would not be raised");
+        });
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::budget::{Allowance, Allowances, ORDER};
 use super::phase::{Costs, Phase, Whose};
-use super::scenario::{Entry, Guest, Scenario};
+use super::scenario::{Guest, Scenario};
 
 /// Something that took another number of instructions than its budget, by more than its allowance.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,7 +87,6 @@ pub fn is_after(phase: &str) -> bool {
 ///   steps are anywhere.
 fn unit(scenario: &Scenario, phase: &str, whose: Whose) -> Unit {
     let phases: &[&str] = match (whose, phase) {
-        (Whose::Host, _) => &ORDER[..9],
         (Whose::Jiffy, "build" | "start" | "firmware" | "mark" | "power-off" | "end")
             if scenario.guest == Guest::Mark =>
         {
@@ -103,14 +102,7 @@ fn unit(scenario: &Scenario, phase: &str, whose: Whose) -> Unit {
         {
             &["kernel", "init", "workload", "power-off"]
         }
-        (Whose::Jiffy, "build" | "start" | "firmware" | "kernel") => {
-            &["build", "start", "firmware", "kernel"]
-        }
-        (Whose::Guest | Whose::Exits, "kernel" | "init") => &["kernel", "init"],
-        _ => {
-            let index = ORDER.iter().position(|known| *known == phase).unwrap_or(0);
-            &ORDER[index..=index]
-        }
+        _ => usual_phases(phase, whose),
     };
     let whose: &[Whose] = match whose {
         Whose::Jiffy => &[Whose::Jiffy],
@@ -122,14 +114,27 @@ fn unit(scenario: &Scenario, phase: &str, whose: Whose) -> Unit {
     Unit { phases, whose }
 }
 
-/// The first of the phases that a cost of one phase is judged with, whatever is booted: not of code of ours.
-pub(super) fn first_judged_with(phase: &str, whose: Whose) -> &'static str {
-    let plain =
-        Scenario { guest: Guest::Fast, entry: Entry::Linux64, memory_mib: 128, devices: None, always: true };
-    unit(&plain, phase, whose).phases[0]
+/// The phases that a cost of one phase is judged with, where a scenario says nothing else.
+fn usual_phases(phase: &str, whose: Whose) -> &'static [&'static str] {
+    match (whose, phase) {
+        (Whose::Host, _) => &ORDER[..9],
+        (Whose::Jiffy, "build" | "start" | "firmware" | "kernel") => {
+            &["build", "start", "firmware", "kernel"]
+        }
+        (Whose::Guest | Whose::Exits, "kernel" | "init") => &["kernel", "init"],
+        _ => {
+            let index = ORDER.iter().position(|known| *known == phase).unwrap_or(0);
+            &ORDER[index..=index]
+        }
+    }
 }
 
-fn allowance(unit: &Unit, guest: Guest, all: &Allowances) -> Allowance {
+/// The first of them, whatever is booted.
+pub(super) fn first_judged_with(phase: &str, whose: Whose) -> &'static str {
+    usual_phases(phase, whose)[0]
+}
+
+fn allowance(unit: &Unit, scenario: &Scenario, all: &Allowances) -> Allowance {
     // Not only in these phases where the guest's kernel is still busy with what it began before.
     let after = unit.phases.contains(&"workload");
     match unit.whose[0] {
@@ -138,7 +143,7 @@ fn allowance(unit: &Unit, guest: Guest, all: &Allowances) -> Allowance {
         // Which thread ends first, and so who waits for whom and what goes back to whose arena, is the host's scheduling.
         Whose::Jiffy if matches!(unit.phases[0], "power-off" | "end") => all.host,
         Whose::Jiffy | Whose::Init | Whose::Firmware => all.ours,
-        Whose::Host if guest == Guest::Mark => all.host,
+        Whose::Host if scenario.guest == Guest::Mark => all.host,
         // Most of it is what the host's kernel does.
         Whose::Guest | Whose::Exits if unit.phases[0] == "firmware" => all.host,
         Whose::Host => all.host_once,
@@ -176,7 +181,7 @@ pub fn compare(
     for unit in units.into_iter().filter(|unit| unit.whose.iter().all(|&whose| judged(whose))) {
         let [old, new] = [costs(&unit, before), costs(&unit, after)];
         let [was, is] = [&old, &new].map(|parts| parts.iter().map(|(_, count)| count).sum::<u64>());
-        if was.abs_diff(is) > allowance(&unit, scenario.guest, allowances).of(was) {
+        if was.abs_diff(is) > allowance(&unit, scenario, allowances).of(was) {
             let of =
                 |parts: &[(&str, u64)], phase| parts.iter().find(|(name, _)| *name == phase).map(|(_, n)| *n);
             let phases = unit.phases.iter().filter_map(|&phase| {
