@@ -9,7 +9,7 @@ use vmm::memory::layout::RamLayout;
 
 const RAM: u64 = 64 << 20;
 
-fuzz_target!(|data: &[u8]| {
+fuzz_target!(init: fuzz::compare(), |data: &[u8]| {
     let Some((how, kernel)) = data.split_last() else { return };
     let input = |bytes| Input { file: fuzz::file(bytes), name: "kernel" };
     let request = Request {

@@ -4,7 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use vmm::boot::bzimage::BzImage;
 
-fuzz_target!(|data: &[u8]| {
+fuzz_target!(init: fuzz::compare(), |data: &[u8]| {
     let Ok(image) = BzImage::parse(data) else { return };
     let size = data.len() as u64;
     assert!(image.protected.end() <= size && image.payload.end() <= size);

@@ -4,7 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use vmm::config::{FileRef, RawConfig};
 
-fuzz_target!(|data: &[u8]| {
+fuzz_target!(init: fuzz::compare(), |data: &[u8]| {
     let file = FileRef::Path("config".into());
     let parsed = RawConfig::parse(&file, data).and_then(RawConfig::into_spec);
     let spec = match parsed {

@@ -4,7 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use vmm::boot::elf::{self, Elf};
 
-fuzz_target!(|data: &[u8]| {
+fuzz_target!(init: fuzz::compare(), |data: &[u8]| {
     let end = elf::content_end(data).unwrap_or(0);
     assert!(end <= data.len() as u64);
     let Ok(elf) = Elf::parse(data) else { return };

@@ -27,7 +27,7 @@ fn machine() -> Fake {
     fake
 }
 
-fuzz_target!(|data: &[u8]| {
+fuzz_target!(init: fuzz::compare(), |data: &[u8]| {
     MACHINE.with_borrow_mut(|machine| {
         machine.log.clear();
         machine.mapped.clear();

@@ -5,7 +5,7 @@ use abi::e820::Kind;
 use firmware::memory_map::{FOUR_GIB, MemoryMap};
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|data: &[u8]| {
+fuzz_target!(init: fuzz::compare(), |data: &[u8]| {
     let Some((cuts, bytes)) = data.split_first_chunk::<4>() else { return };
     let mut map = MemoryMap::default();
     if map.parse(bytes).is_err() {

@@ -23,7 +23,7 @@ fn machine() -> Fake {
     fake
 }
 
-fuzz_target!(|data: &[u8]| {
+fuzz_target!(init: fuzz::compare(), |data: &[u8]| {
     let note = pvh::find(data, 4);
     assert!(note.is_none() || data.len() >= 20);
     let _ = pvh::find(data, 8);

@@ -4,7 +4,7 @@
 use firmware::payload::linux::{KERNEL_64, SetupHeader};
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|data: &[u8]| {
+fuzz_target!(init: fuzz::compare(), |data: &[u8]| {
     let Some(header) = SetupHeader::find(data) else { return };
     assert!((512..=256 * 512).contains(&header.setup_len()));
     let version = header.version.get();

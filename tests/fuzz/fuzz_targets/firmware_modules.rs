@@ -5,7 +5,7 @@ use firmware::fw_cfg::Item;
 use firmware::payload::modules::{Modules, parse};
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|data: &[u8]| {
+fuzz_target!(init: fuzz::compare(), |data: &[u8]| {
     let archive = Item { select: 0x20, size: data.len() as u32 };
     let mut modules = Modules::new();
     if parse(data, archive, &mut modules).is_err() {

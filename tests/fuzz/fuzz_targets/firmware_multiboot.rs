@@ -5,7 +5,7 @@ use firmware::payload::multiboot1::Addresses;
 use firmware::payload::{multiboot1, multiboot2};
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|data: &[u8]| {
+fuzz_target!(init: fuzz::compare(), |data: &[u8]| {
     let len = data.len() as u32;
     let check = |addresses: Addresses, offset| {
         let Ok(plan) = addresses.plan(offset, len) else { return };

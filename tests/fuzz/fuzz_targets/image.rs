@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 use vmm::boot::cache::Key;
 use vmm::boot::image::Image;
 
-fuzz_target!(|data: &[u8]| {
+fuzz_target!(init: fuzz::compare(), |data: &[u8]| {
     let file = Arc::into_inner(fuzz::file(data)).expect("the only one");
     let Ok(Some(image)) = Image::open(file, &Key::default(), true) else { return };
     let tables = image.runs.len() * 24 + (image.relocs.add32.len() + image.relocs.sub32.len()) * 4;

@@ -4,7 +4,7 @@
 use abi::init_config::directives;
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|data: &[u8]| {
+fuzz_target!(init: fuzz::compare(), |data: &[u8]| {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let Ok(found) = directives(text).collect::<Result<Vec<_>, _>>() else { return };
     let written: String = found.iter().map(ToString::to_string).collect();

@@ -4,7 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use vmm::boot::note::Notes;
 
-fuzz_target!(|data: &[u8]| {
+fuzz_target!(init: fuzz::compare(), |data: &[u8]| {
     let Some((align, data)) = data.split_first() else { return };
     let notes = Notes::parse(data, u64::from(*align));
     assert_eq!(notes, Notes::parse(data, u64::from(*align)));

@@ -23,7 +23,7 @@ thread_local! {
     };
 }
 
-fuzz_target!(|data: &[u8]| {
+fuzz_target!(init: fuzz::compare(), |data: &[u8]| {
     let Some((&how, image)) = data.split_last() else { return };
     let file = fuzz::file(image);
     let mut config = DiskConfig::new(FileRef::Fd(file.as_raw_fd()));

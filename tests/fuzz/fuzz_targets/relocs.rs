@@ -9,7 +9,7 @@ use vmm::boot::relocs::Relocs;
 const START: u64 = 16 << 20;
 const LEN: usize = 0x1000;
 
-fuzz_target!(|data: &[u8]| {
+fuzz_target!(init: fuzz::compare(), |data: &[u8]| {
     let Some((cut, table)) = data.split_last_chunk::<2>().map(|(table, cut)| (cut, table)) else { return };
     let segment = Segment { addr: START, mem_len: LEN as u64, offset: 0, file_len: LEN as u64 };
     let elf = Elf { is_64bit: true, entry: START, segments: vec![segment], notes: Notes::default() };

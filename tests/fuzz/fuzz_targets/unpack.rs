@@ -4,7 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use vmm::boot::unpack::unpack;
 
-fuzz_target!(|data: &[u8]| {
+fuzz_target!(init: fuzz::compare(), |data: &[u8]| {
     let Some((len, packed)) = data.split_last_chunk::<2>().map(|(packed, len)| (len, packed)) else { return };
     let len = usize::from(u16::from_le_bytes(*len));
     let Ok(bytes) = unpack(packed, len) else { return };
