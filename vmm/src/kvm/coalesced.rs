@@ -6,7 +6,7 @@ use std::cell::UnsafeCell;
 use std::fmt;
 use std::os::fd::AsFd;
 use std::ptr;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering, fence};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use kvm_bindings::{KVM_COALESCED_MMIO_PAGE_OFFSET, kvm_coalesced_mmio, kvm_coalesced_mmio_ring};
@@ -56,7 +56,12 @@ impl Coalesced {
 
     /// Clears what was acknowledged up to now.
     pub fn settle(&self) {
-        let Some(ring) = self.ring.get().filter(|ring| !ring.is_empty()) else { return };
+        let Some(ring) = self.ring.get() else { return };
+        // A guest that acknowledges after this look at the ring finds what its device wrote before.
+        fence(Ordering::SeqCst);
+        if ring.is_empty() {
+            return;
+        }
         let registers = self.registers.lock().unwrap_or_else(PoisonError::into_inner);
         // No more than fit in: a guest that goes on acknowledging holds nobody up.
         for _ in 0..ENTRIES {
@@ -103,7 +108,9 @@ impl Ring {
 
     fn is_empty(&self) -> bool {
         let Page { first, last, .. } = self.page();
-        first.load(Ordering::SeqCst) == last.load(Ordering::SeqCst)
+        // In this order: the other way round, `last` could have gone round to where `first` was.
+        let last = last.load(Ordering::SeqCst);
+        first.load(Ordering::SeqCst) == last
     }
 
     /// The oldest write that is noted: its address, and the register.
@@ -113,8 +120,9 @@ impl Ring {
         }
         let Page { first, entries, .. } = self.page();
         let place = first.load(Ordering::SeqCst) as usize % ENTRIES;
-        // SAFETY: KVM does not write the entry again before `first` is beyond it.
-        let entry = unsafe { entries[place].get().read() };
+        // SAFETY: KVM does not write the entry again before `first` is beyond it; before Linux 6.12 it may where a guest
+        // overfills the ring, whose acknowledgements are then lost to it. Any bytes are an entry.
+        let entry = unsafe { entries[place].get().read_volatile() };
         let [a, b, c, d, ..] = entry.data;
         // Registers are written as a whole (virtio 4.2.2.2).
         let bits = if entry.len == 4 { u32::from_le_bytes([a, b, c, d]) } else { 0 };

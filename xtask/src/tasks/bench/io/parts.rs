@@ -137,7 +137,7 @@ pub(super) const PARTS: [Part; 6] = [
     },
     Part {
         name: "entropy",
-        cases: &[case("get:64:1:150", "64 bytes of entropy", None)],
+        cases: &[case("get:64:1:600", "64 bytes of entropy", None)],
         before: "",
         limit: "{io-load} /dev/urandom CASE",
         loopback: None,
