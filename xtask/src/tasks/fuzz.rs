@@ -113,9 +113,7 @@ fn build(ctx: &Ctx, args: &Args) -> Result<()> {
     cargo.args(["build", "-p", "fuzz", "--bins", "--profile", "fuzz", "--target", TARGET]);
     cargo.arg("--target-dir").arg(folder(ctx));
     cargo.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", FLAGS.join(" "));
-    if args.planted {
-        cargo.args(["--features", "planted"]);
-    }
+    cargo.args(["--features", if args.planted { "engine,planted" } else { "engine" }]);
     ctx.run(&mut cargo)
 }
 

@@ -26,34 +26,33 @@ pub fn checks() -> Vec<(&'static str, Vec<Run>)> {
             vec![
                 clippy(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
                 // Without a standard library, these are left out of plain builds; a profile that aborts spares them
-                // its unwinding.
+                // its unwinding. It is that of the other lints else, so that they share what is built for lints.
                 clippy(&[
                     "clippy",
                     "-p",
                     "guest-init",
-                    "--bins",
-                    "--features",
-                    "bin",
-                    "--profile",
-                    "init",
-                    "--",
-                    "-D",
-                    "warnings",
-                ]),
-                clippy(&[
-                    "clippy",
                     "-p",
                     "firmware",
                     "--bins",
                     "--features",
-                    "bin",
-                    "--profile",
-                    "firmware",
+                    "guest-init/bin,firmware/bin",
+                    "--config",
+                    "profile.dev.panic='abort'",
                     "--",
                     "-D",
                     "warnings",
                 ]),
-                clippy(&["clippy", "-p", "fuzz", "--all-targets", "--all-features", "--", "-D", "warnings"]),
+                // All of the workspace, since then no other package is checked again.
+                clippy(&[
+                    "clippy",
+                    "--workspace",
+                    "--all-targets",
+                    "--features",
+                    "fuzz/planted",
+                    "--",
+                    "-D",
+                    "warnings",
+                ]),
             ],
         ),
         (
