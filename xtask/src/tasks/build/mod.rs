@@ -47,6 +47,11 @@ pub fn all(ctx: &Ctx) -> Result<Vec<PathBuf>> {
 /// Builds the VMM alone.
 pub fn jiffy(ctx: &Ctx) -> Result<PathBuf> {
     let step = ctx.step("Building jiffy");
+    if order::current(ctx).is_none() {
+        // Tells which functions there are.
+        ctx.run(cargo(ctx, &JIFFY).args(UNOPTIMIZED))?;
+        order::renew(ctx, &built_file(ctx, &JIFFY))?;
+    }
     let mut built = cargo_build(ctx, &JIFFY)?;
     if order::renew(ctx, &built)? {
         step.message("Linking jiffy again, in the order of its start");
@@ -108,7 +113,7 @@ pub fn wire(ctx: &Ctx) -> Result<()> {
 /// Builds the program that tests run in place of the VMM, to pause guests; as wire.
 pub fn pauser(ctx: &Ctx) -> Result<()> {
     let _step = ctx.step("Building pauser");
-    cargo_build(ctx, &PAUSER).map(|_| ())
+    ctx.run(cargo(ctx, &PAUSER).args(UNOPTIMIZED))
 }
 
 /// A program and how it is built.
@@ -130,7 +135,10 @@ const AGENT: Program =
     Program { package: "agent", bin: "lab-agent", profile: "jiffy", features: None, flags: STATIC };
 const WIRE: Program =
     Program { package: "wire", bin: "wire", profile: "jiffy", features: None, flags: STATIC };
-/// As the VMM is built, so that they share what both have of cargo's folder.
+/// Spares what is put together of packages, which are optimized, the optimizer's second look, which takes most of the time.
+/// Functions have the names that they have with it.
+const UNOPTIMIZED: [&str; 2] = ["-C", "opt-level=0"];
+/// As the VMM is built, so that they share what both have of cargo's folder, but for how fast it is.
 const PAUSER: Program =
     Program { package: "pauser", bin: "pauser", profile: "jiffy", features: None, flags: STATIC };
 const FLOOR: Program =
@@ -169,14 +177,14 @@ fn cargo_build(ctx: &Ctx, program: &Program) -> Result<PathBuf> {
 fn cargo(ctx: &Ctx, program: &Program) -> Command {
     let Program { package, bin, profile, features, flags } = program;
     let mut cargo = ctx.cargo();
-    let jiffy = program.bin == JIFFY.bin;
-    cargo.arg(if jiffy { "rustc" } else { "build" });
-    cargo.args(["--target", TARGET, "--package", package, "--bin", bin, "--profile", profile]);
+    cargo.args(["rustc", "--target", TARGET, "--package", package, "--bin", bin, "--profile", profile]);
     cargo.args(features.iter().flat_map(|features| ["--features", features]));
     cargo.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", flags);
-    if jiffy {
+    // What is added goes to the compiler, for the program itself.
+    cargo.arg("--");
+    if program.bin == JIFFY.bin {
         let link = |words: String| ["-C".to_owned(), format!("link-arg=-Wl,{words}")];
-        cargo.arg("--").args(link(format!("--no-eh-frame-hdr,-T,{}", ctx.root.join(LAYOUT).display())));
+        cargo.args(link(format!("--no-eh-frame-hdr,-T,{}", ctx.root.join(LAYOUT).display())));
         if let Some(order) = order::current(ctx) {
             let order = order.display();
             cargo.args(link(format!("--no-warn-symbol-ordering,--symbol-ordering-file={order}")));
