@@ -248,7 +248,7 @@ mod tests {
                 "{vmlinuz}",
                 "--invtsc",
                 "--cmdline",
-                "console=ttyS0 quiet panic=-1 reboot=k cryptomgr.notests -- /bin/sh -c \"echo a; exit 3\"",
+                &format!("{CMDLINE} -- /bin/sh -c \"echo a; exit 3\""),
             ]
         );
         let guest = Guest::new("x").within(&["setpriv", "--nnp"]).when("ready", Act::Write(b"x".to_vec()));
