@@ -73,10 +73,12 @@ impl Raw {
     pub(super) fn preadv(&self, segments: &[iovec], offset: off_t) -> isize {
         let fd = self.file.as_raw_fd();
         match segments {
-            // The kernel has less to do for one.
+            // The kernel has less to do for one, and so has libc for a call by number: others can be cancelled.
             // SAFETY: the segments are guest memory that stays mapped as long as its slices, or a buffer of ours. What
             // the guest does to its memory meanwhile is its own affair.
-            [one] => unsafe { libc::pread(fd, one.iov_base, one.iov_len, offset) },
+            [one] => unsafe {
+                libc::syscall(libc::SYS_pread64, fd, one.iov_base, one.iov_len, offset) as isize
+            },
             // SAFETY: as above.
             _ => unsafe { libc::preadv(fd, segments.as_ptr(), segments.len() as c_int, offset) },
         }
@@ -86,7 +88,9 @@ impl Raw {
         let (fd, count) = (self.file.as_raw_fd(), segments.len() as c_int);
         match segments {
             // SAFETY: as above; the kernel only reads them.
-            [one] if flags == 0 => unsafe { libc::pwrite(fd, one.iov_base, one.iov_len, offset) },
+            [one] if flags == 0 => unsafe {
+                libc::syscall(libc::SYS_pwrite64, fd, one.iov_base, one.iov_len, offset) as isize
+            },
             // SAFETY: as above.
             _ => unsafe { libc::pwritev2(fd, segments.as_ptr(), count, offset, flags) },
         }

@@ -13,6 +13,8 @@ const MAX: usize = 1024;
 pub struct Segments<L = Vec<iovec>> {
     list: L,
     next: usize,
+    /// Bytes.
+    left: usize,
 }
 
 fn segment(slice: &Slice<'_>) -> iovec {
@@ -22,22 +24,29 @@ fn segment(slice: &Slice<'_>) -> iovec {
 impl Segments {
     /// All of `slices`. The addresses are good for as long as the memory stays mapped.
     pub fn new(slices: &[Slice<'_>]) -> Self {
-        let mut list = Vec::with_capacity(slices.len());
-        list.extend(slices.iter().filter(|slice| !slice.is_empty()).map(segment));
-        Self { list, next: 0 }
+        let mut left = 0;
+        let add = |slice: &Slice<'_>| {
+            left += slice.len();
+            segment(slice)
+        };
+        let list = slices.iter().map(add).collect();
+        let mut all = Self { list, next: 0, left };
+        // To the first that is not empty.
+        all.advance(0);
+        all
     }
 }
 
 impl Segments<[iovec; 1]> {
     /// One slice, as most transfers have: it needs no allocation.
     pub fn one(slice: &Slice<'_>) -> Self {
-        Self { list: [segment(slice)], next: usize::from(slice.is_empty()) }
+        Self { list: [segment(slice)], next: usize::from(slice.is_empty()), left: slice.len() }
     }
 
     /// A buffer of our own.
     pub fn of_buffer(buffer: &mut [u8]) -> Self {
         let segment = iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-        Self { list: [segment], next: usize::from(buffer.is_empty()) }
+        Self { list: [segment], next: usize::from(buffer.is_empty()), left: buffer.len() }
     }
 }
 
@@ -50,6 +59,11 @@ impl<L: AsRef<[iovec]> + AsMut<[iovec]>> Segments<L> {
 
     /// Takes away what a call has done: `bytes`, no more than there were.
     pub fn advance(&mut self, mut bytes: usize) {
+        self.left -= bytes;
+        if self.left == 0 {
+            self.next = self.list.as_ref().len();
+            return;
+        }
         while let Some(segment) = self.list.as_mut().get_mut(self.next) {
             if bytes < segment.iov_len {
                 segment.iov_base = segment.iov_base.wrapping_byte_add(bytes);
@@ -68,9 +82,13 @@ impl<L: AsRef<[iovec]> + AsMut<[iovec]>> Segments<L> {
         mut offset: u64,
         mut call: impl FnMut(&[iovec], libc::off_t) -> isize,
     ) -> io::Result<()> {
-        while !self.rest().is_empty() {
+        loop {
+            let rest = self.rest();
+            if rest.is_empty() {
+                return Ok(());
+            }
             let at = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
-            match usize::try_from(call(self.rest(), at)) {
+            match usize::try_from(call(rest, at)) {
                 // The file is shorter than it was, or takes no more.
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(done) => {
@@ -85,7 +103,6 @@ impl<L: AsRef<[iovec]> + AsMut<[iovec]>> Segments<L> {
                 }
             }
         }
-        Ok(())
     }
 }
 
@@ -120,7 +137,7 @@ mod tests {
         let (start_a, start_b) = (a.as_mut_ptr().addr(), b.as_mut_ptr().addr());
         let [first] = Segments::of_buffer(&mut a).list;
         let [second] = Segments::of_buffer(&mut b).list;
-        let segments = Segments { list: vec![first, second], next: 0 };
+        let segments = Segments { list: vec![first, second], next: 0, left: 15 };
         let mut seen = Vec::new();
         let mut results = vec![3, 9, 2, 1].into_iter();
         let call = |rest: &[iovec], offset| {

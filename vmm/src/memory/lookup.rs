@@ -2,6 +2,8 @@
 //! own functions have errors with values, and an optimizer for size calls them: each takes several times what it is for.
 #![allow(unsafe_code, reason = "parts of slices are made where their bounds have been checked")]
 
+use std::sync::atomic::{AtomicU16, Ordering};
+
 use vm_memory::bitmap::{Bitmap, RefSlice};
 use vm_memory::{
     Address, ByteValued, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, VolatileRef, VolatileSlice,
@@ -32,24 +34,35 @@ impl<'m> Lookup<'m> {
     // For every buffer: an optimizer for size would call it.
     #[inline(always)]
     pub fn slice(&mut self, addr: u64, len: usize) -> Option<Slice<'m>> {
-        self.slice_of_last(addr, len).or_else(|| self.search(addr, len))
+        if !self.is_in_last(addr) {
+            self.search(addr)?;
+        }
+        self.within_last(addr, len)
     }
 
     /// As [`Lookup::slice`], if they are in the region that the last address was in.
     #[inline(always)]
     pub fn slice_of_last(&self, addr: u64, len: usize) -> Option<Slice<'m>> {
-        let (start, region) = self.last.as_ref()?;
-        let offset = addr.wrapping_sub(*start) as usize;
+        if self.is_in_last(addr) { self.within_last(addr, len) } else { None }
+    }
+
+    #[inline(always)]
+    fn is_in_last(&self, addr: u64) -> bool {
         // Even of no bytes, those behind its end are not its own.
-        if offset < region.len() { subslice(region, offset, len) } else { None }
+        self.last.as_ref().is_some_and(|(start, region)| addr.wrapping_sub(*start) < region.len() as u64)
+    }
+
+    #[inline(always)]
+    fn within_last(&self, addr: u64, len: usize) -> Option<Slice<'m>> {
+        let (start, region) = self.last.as_ref()?;
+        subslice(region, addr.wrapping_sub(*start) as usize, len)
     }
 
     #[cold]
-    fn search(&mut self, addr: u64, len: usize) -> Option<Slice<'m>> {
+    fn search(&mut self, addr: u64) -> Option<()> {
         let region = self.map.find_region(GuestAddress(addr))?;
-        let (start, all) = (region.start_addr().raw_value(), region.as_volatile_slice().ok()?);
-        self.last = Some((start, all));
-        subslice(&all, (addr - start) as usize, len)
+        self.last = Some((region.start_addr().raw_value(), region.as_volatile_slice().ok()?));
+        Some(())
     }
 }
 
@@ -67,6 +80,29 @@ pub fn field<'m, T: ByteValued>(of: &Slice<'m>, offset: usize) -> Option<Field<'
     let start = start_of(of, offset, size_of::<T>())?;
     // SAFETY: the value is within `of`, and has its lifetime.
     Some(unsafe { VolatileRef::with_bitmap(start, of.bitmap().slice_at(offset), None) })
+}
+
+/// The little-endian index at byte `offset`, which others may write meanwhile; none if it does not lie in the slice, or is
+/// not aligned.
+#[inline(always)]
+pub fn load_index(of: &Slice<'_>, offset: usize, order: Ordering) -> Option<u16> {
+    Some(u16::from_le(index(of, offset)?.load(order)))
+}
+
+/// Writes the little-endian index at byte `offset`, which others may read meanwhile; none if it does not lie in the slice,
+/// or is not aligned.
+#[inline(always)]
+pub fn store_index(of: &Slice<'_>, offset: usize, value: u16, order: Ordering) -> Option<()> {
+    index(of, offset)?.store(value.to_le(), order);
+    of.bitmap().mark_dirty(offset, size_of::<u16>());
+    Some(())
+}
+
+#[inline(always)]
+fn index<'s>(of: &'s Slice<'_>, offset: usize) -> Option<&'s AtomicU16> {
+    let start = start_of(of, offset, size_of::<u16>())?.cast::<AtomicU16>();
+    // SAFETY: the index is within `of`, aligned, and of a type that may change at any time.
+    start.is_aligned().then(|| unsafe { &*start })
 }
 
 /// Where `len` bytes from byte `offset` on are, if they lie in the slice.
@@ -146,6 +182,25 @@ mod tests {
                 slice.copy_to(&mut found);
                 prop_assert_eq!(&found, &bytes);
             }
+        }
+
+        /// So is an index, which has to be aligned, and what was written there is dirty.
+        #[test]
+        fn indices_lie_within_slices(start in 0..PAGE, len in 0..20_usize, offset in at(), value in 1..=u16::MAX) {
+            let map = map();
+            map.iter().for_each(|region| region.get_mmap().bitmap().start());
+            let slice = Lookup::new(&map).slice(start, len).unwrap();
+            let is_there = len >= 2 && offset <= len - 2 && (start as usize + offset).is_multiple_of(2);
+            prop_assert_eq!(store_index(&slice, offset, value, Ordering::Relaxed).is_some(), is_there);
+            prop_assert_eq!(load_index(&slice, offset, Ordering::Relaxed), is_there.then_some(value));
+            let mut dirty = map.iter().flat_map(|region| region.get_mmap().bitmap().take());
+            prop_assert_eq!(dirty.any(|pages| pages != 0), is_there);
+            let (mut found, mut bytes) = (vec![0; len], vec![0; len]);
+            slice.copy_to(&mut found);
+            if is_there {
+                bytes[offset..offset + 2].copy_from_slice(&value.to_le_bytes());
+            }
+            prop_assert_eq!(found, bytes);
         }
     }
 }

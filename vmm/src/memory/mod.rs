@@ -22,7 +22,7 @@ use vm_memory::{
 
 use crate::config::{HugePages, MemorySpec};
 use layout::RamLayout;
-pub use lookup::{Field, Lookup, field, subslice};
+pub use lookup::{Field, Lookup, field, load_index, store_index, subslice};
 pub use mapping::{HUGE_PAGE, Mapping};
 pub use pages::{PAGE, Pages};
 pub use shown::Shown;

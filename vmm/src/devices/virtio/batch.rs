@@ -37,7 +37,7 @@ impl Batch<'_> {
     /// Appends a chain whose `pieces` last buffers are there already.
     #[inline(always)]
     pub(super) fn append(&mut self, head: u16, pieces: usize, room: u32) {
-        // A chain has fewer than `queue::MAX_CHAIN`.
+        // A chain has no more than `MAX_CHAIN`.
         self.chains.push(Taken { head, pieces: pieces as u16, room });
         self.room += room as usize;
     }

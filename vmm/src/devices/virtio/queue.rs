@@ -8,14 +8,10 @@ use smallvec::SmallVec;
 use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{QueueOwnedT, QueueState, QueueT};
-use vm_memory::Bytes;
 
 use super::batch::Batch;
-use super::descriptors::{Walk, descriptor};
-use crate::memory::{Lookup, Map, Slice, field};
-
-/// The most descriptors of one chain, whatever the length of an indirect table: as many as QEMU takes.
-pub const MAX_CHAIN: usize = 1024;
+use super::descriptors::{MAX_CHAIN, Walk, descriptor};
+use crate::memory::{Lookup, Map, Slice, field, load_index, store_index};
 
 /// Bytes that a buffer for what the guest receives has at least, most likely.
 const LIKELY: usize = 1024;
@@ -163,14 +159,18 @@ impl Queue {
 
     /// Looks the parts of the ring up in guest memory, once for as long as the device is called.
     pub fn areas<'m>(&self, memory: &mut Lookup<'m>) -> Result<Areas<'m>, Error> {
+        self.look_up(memory).ok_or_else(|| self.broken())
+    }
+
+    #[inline(always)]
+    fn look_up<'m>(&self, memory: &mut Lookup<'m>) -> Option<Areas<'m>> {
         let (ring, size) = (&self.ring, usize::from(self.ring.size()));
         // Each ring ends with an index that is there only with `EVENT_IDX`.
         let event = if ring.event_idx_enabled() { 2 } else { 0 };
-        let mut look_up = |at, len| memory.slice(at, len).ok_or_else(|| self.broken());
-        Ok(Areas {
-            descriptors: look_up(ring.desc_table(), size * size_of::<Descriptor>())?,
-            driver: look_up(ring.avail_ring(), 4 + 2 * size + event)?,
-            device: look_up(ring.used_ring(), 4 + 8 * size + event)?,
+        Some(Areas {
+            descriptors: memory.slice(ring.desc_table(), size * size_of::<Descriptor>())?,
+            driver: memory.slice(ring.avail_ring(), 4 + 2 * size + event)?,
+            device: memory.slice(ring.used_ring(), 4 + 8 * size + event)?,
             available: ring.next_avail(),
         })
     }
@@ -182,8 +182,7 @@ impl Queue {
         let next = self.ring.next_avail();
         if areas.available == next {
             // What the driver wrote before it moved the index on is read after it.
-            let index = areas.driver.load(2, Ordering::Acquire).map_err(|_| self.broken())?;
-            areas.available = u16::from_le(index);
+            areas.available = load_index(&areas.driver, 2, Ordering::Acquire).ok_or_else(|| self.broken())?;
         }
         if areas.available.wrapping_sub(next) > self.ring.size() {
             return Err(self.broken());
@@ -206,11 +205,10 @@ impl Queue {
         self.ring.set_next_avail(next.wrapping_add(1));
         let entry = 4 + 2 * usize::from(next % size);
         let head = u16::from_le(field(&areas.driver, entry).ok_or_else(|| self.broken())?.load());
-        let bad = || Error::Chain { queue, head };
         let mut walk = Walk::new(areas.descriptors, size, head);
         let before = chain.writable.len();
-        for _ in 0..MAX_CHAIN {
-            let descriptor = walk.next(memory).ok_or_else(bad)?;
+        loop {
+            let Some(descriptor) = walk.next(memory) else { return Err(Error::Chain { queue, head }) };
             let (addr, len) = (descriptor.addr().0, descriptor.len());
             let buffers = if descriptor.is_write_only() {
                 &mut chain.writable
@@ -219,13 +217,18 @@ impl Queue {
             } else {
                 return Err(Error::Order { queue, head });
             };
-            buffers.push(memory.slice(addr, len as usize).ok_or(Error::Outside { queue, addr, len })?);
+            let Some(buffer) = memory.slice(addr, len as usize) else {
+                return Err(Error::Outside { queue, addr, len });
+            };
+            if buffers.len() == buffers.capacity() {
+                buffers.reserve(walk.left()); // Each further allocation would copy what was there.
+            }
+            buffers.push(buffer);
             if !descriptor.has_next() {
                 chain.head = head;
                 return Ok(true);
             }
         }
-        Err(bad())
     }
 
     /// Appends chains that the driver made available to `batch`, one after the other, for as long as there are any, until
@@ -301,7 +304,7 @@ impl Queue {
             field(ring, slot).ok_or_else(|| self.broken())?.store(element.to_le());
             next += 1;
         }
-        ring.store(next.0.to_le(), 2, Ordering::Release).map_err(|_| self.broken())?;
+        store_index(ring, 2, next.0, Ordering::Release).ok_or_else(|| self.broken())?;
         self.ring.set_next_used(next.0);
         Ok(())
     }
@@ -323,8 +326,7 @@ impl Queue {
         fence(Ordering::SeqCst);
         let event_idx = self.ring.event_idx_enabled();
         let at = if event_idx { 4 + 2 * usize::from(self.ring.size()) } else { 0 };
-        let wish = areas.driver.load(at, Ordering::Relaxed).map_err(|_| self.broken())?;
-        let wish = u16::from_le(wish);
+        let wish = load_index(&areas.driver, at, Ordering::Relaxed).ok_or_else(|| self.broken())?;
         Ok(if event_idx {
             now - Wrapping(wish) - Wrapping(1) < now - before
         } else {
@@ -342,7 +344,7 @@ impl Queue {
         } else {
             (0, 0)
         };
-        areas.device.store(wish.to_le(), at, Ordering::Relaxed).map_err(|_| self.broken())?;
+        store_index(&areas.device, at, wish, Ordering::Relaxed).ok_or_else(|| self.broken())?;
         // The wish has to be seen before the index is read.
         fence(Ordering::SeqCst);
         areas.available = next;

@@ -197,6 +197,29 @@ fn broken_chains_put_the_device_to_rest() {
     }
 }
 
+/// However many an indirect table has, and whether or not others come before it.
+#[test]
+fn a_chain_has_so_many_buffers_at_most() {
+    let (next, indirect) = (VRING_DESC_F_NEXT as u16, VRING_DESC_F_INDIRECT as u16);
+    let table = BUFFERS + 0x1000;
+    for (before, within, fits) in
+        [(0, 1024, true), (0, 1025, false), (3, 1021, true), (3, 1022, false), (3, u16::MAX, false)]
+    {
+        let mut driver = FakeDriver::new(echo());
+        let buffer = |next_one| descriptor(BUFFERS, 1, next, next_one);
+        let enter = descriptor(table, 16 * u32::from(within), indirect, 0);
+        let mut direct: Vec<_> = (1..=before).map(buffer).collect();
+        direct.push(enter);
+        let mut others: Vec<_> = (1..within).map(buffer).collect();
+        others.push(descriptor(BUFFERS, 1, 0, 0));
+        driver.memory.write(RINGS, &direct.concat()).unwrap();
+        driver.memory.write(table, &others.concat()).unwrap();
+        driver.memory.write(RINGS + AVAIL + 2, &[1, 0, 0, 0]).unwrap();
+        driver.kick(0);
+        assert_eq!(driver.needs_reset(), !fits, "{before} and {within}");
+    }
+}
+
 #[test]
 fn indices_and_heads_out_of_bounds() {
     for (what, avail) in [("index", [17, 0, 0, 0]), ("head", [1, 0, 16, 0])] {

@@ -238,10 +238,12 @@ impl VirtioDevice for Block {
         let pushed = cx.push_all(queue, self.used.iter().copied());
         self.used.clear();
         begun.and(pushed)?;
-        // What cannot be handed over now is handed over with the next.
-        let _ = self.disk.submit();
-        self.watch_disk(cx);
-        self.land(cx)?;
+        if self.flights.len() > 0 {
+            // What cannot be handed over now is handed over with the next.
+            let _ = self.disk.submit();
+            self.watch_disk(cx);
+            self.land(cx)?;
+        }
         cx.notify(queue)
     }
 

@@ -1,10 +1,13 @@
 //! Requests of a block device (5.2.6): from a chain of buffers to an operation on the disk.
 
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, little_endian as le};
+use std::mem::offset_of;
 
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, little_endian as le};
+
+use super::super::queue::{Buffers, total};
 use super::super::{Chain, Error};
 use crate::disk::{Geometry, Operation, SECTOR};
-use crate::memory::Slice;
+use crate::memory::{Slice, field, subslice};
 
 /// Bytes of the string that `VIRTIO_BLK_T_GET_ID` asks for.
 pub const ID_LEN: usize = 20;
@@ -68,6 +71,8 @@ pub struct Request<'c, 'm> {
     out: &'c [Slice<'m>],
     /// Where data for the driver goes.
     data: &'c [Slice<'m>],
+    /// Bytes of that.
+    room: u64,
     /// The byte that the status goes to.
     status: Slice<'m>,
 }
@@ -88,55 +93,26 @@ impl<'c, 'm> Request<'c, 'm> {
     /// are the header, and the last that it is sent is the status.
     pub fn parse(chain: &'c mut Chain<'m>) -> Result<Self, Error> {
         let Chain { readable: out, writable: data, .. } = chain;
-        let mut header = [0; size_of::<Header>()];
-        let (mut filled, mut first_out) = (0, 0);
-        while filled < header.len() {
-            let Some(buffer) = out.get_mut(first_out) else {
-                return Err(Error::Request("a block request is shorter than its header"));
-            };
-            let take = buffer.len().min(header.len() - filled);
-            buffer.copy_to(&mut header[filled..filled + take]);
-            filled += take;
-            if take == buffer.len() {
-                first_out += 1;
-            } else {
-                *buffer = buffer.offset(take).map_err(|_| Error::Request("a buffer ends before its end"))?;
-            }
-        }
-        let status = loop {
-            let Some(last) = data.pop() else {
-                return Err(Error::Request("a block request has no room for its status"));
-            };
-            if let Some(len) = last.len().checked_sub(1) {
-                let part = |from, len| {
-                    last.subslice(from, len).map_err(|_| Error::Request("a buffer ends before its end"))
-                };
-                if len > 0 {
-                    data.push(part(0, len)?);
-                }
-                break part(len, 1)?;
-            }
+        let (header, first_out) = match alone(out) {
+            Some(header) => (header, 1),
+            None => spread(out)?,
         };
-        let header = Header::read_from_bytes(&header).map_err(|_| Error::Request("no header"))?;
-        Ok(Self { header: (header.kind.get(), header.sector.get()), out: &out[first_out..], data, status })
+        let status = take_last(data)?;
+        Ok(Self { header, out: &out[first_out..], room: total(data), data, status })
     }
 
     /// What is to be done on a disk of this geometry.
     pub fn work(&self, geometry: &Geometry, durable: bool) -> Work<'_> {
         let (kind, sector) = self.header;
         let (out, data) = (self.out, self.data);
-        let transfer = |buffers: &[Slice<'_>]| {
-            let len = buffers.iter().map(|buffer| buffer.len() as u64).sum();
-            place(geometry, sector, len)
-        };
         let refuse = Work::Refuse(Status::IoErr);
         match kind {
-            kind::IN => match transfer(data) {
+            kind::IN => match place(geometry, sector, self.room) {
                 Some(offset) => Work::Disk(Operation::Read { offset, to: data }),
                 None => refuse,
             },
             kind::OUT if geometry.readonly => refuse,
-            kind::OUT => match transfer(out) {
+            kind::OUT => match place(geometry, sector, total(out)) {
                 Some(offset) => Work::Disk(Operation::Write { offset, from: out, durable }),
                 None => refuse,
             },
@@ -150,13 +126,12 @@ impl<'c, 'm> Request<'c, 'm> {
 
     /// Bytes of data in both directions.
     pub fn data_len(&self) -> u64 {
-        self.out.iter().chain(self.data).map(|buffer| buffer.len() as u64).sum()
+        total(self.out) + self.room
     }
 
     /// Bytes that the driver is sent when all goes well, the status among them.
     pub fn written(&self) -> u32 {
-        let data: usize = self.data.iter().map(Slice::len).sum();
-        u32::try_from(data).map_or(u32::MAX, |len| len.saturating_add(1))
+        u32::try_from(self.room).map_or(u32::MAX, |len| len.saturating_add(1))
     }
 
     /// The byte that the status goes to.
@@ -167,6 +142,52 @@ impl<'c, 'm> Request<'c, 'm> {
     /// Tells the driver how it ended.
     pub fn answer(&self, status: Status) {
         self.status.copy_from(&[status as u8]);
+    }
+}
+
+/// Kind and sector of a header that has a buffer of its own, as nearly all have.
+#[inline(always)]
+fn alone(buffers: &[Slice<'_>]) -> Option<(u32, u64)> {
+    let buffer = buffers.first().filter(|buffer| buffer.len() == size_of::<Header>())?;
+    let kind = field(buffer, offset_of!(Header, kind))?.load();
+    let sector = field(buffer, offset_of!(Header, sector))?.load();
+    Some((u32::from_le(kind), u64::from_le(sector)))
+}
+
+/// As [`alone`], of any other, which is taken out of the buffers: from which one on there is something left.
+#[cold]
+fn spread(buffers: &mut [Slice<'_>]) -> Result<((u32, u64), usize), Error> {
+    let mut header = Header::new_zeroed();
+    let (mut rest, mut first) = (header.as_mut_bytes(), 0);
+    while !rest.is_empty() {
+        let Some(buffer) = buffers.get_mut(first) else {
+            return Err(Error::Request("a block request is shorter than its header"));
+        };
+        let take = buffer.copy_to(&mut *rest);
+        rest = &mut rest[take..];
+        if take == buffer.len() {
+            first += 1;
+        } else {
+            *buffer = buffer.offset(take).map_err(|_| Error::Request("a buffer ends before its end"))?;
+        }
+    }
+    Ok(((header.kind.get(), header.sector.get()), first))
+}
+
+/// Takes the last byte out of buffers.
+fn take_last<'m>(buffers: &mut Buffers<'m>) -> Result<Slice<'m>, Error> {
+    loop {
+        let Some(last) = buffers.pop() else {
+            return Err(Error::Request("a block request has no room for its status"));
+        };
+        let Some(len) = last.len().checked_sub(1) else { continue };
+        if len == 0 {
+            return Ok(last);
+        }
+        let part = |from, len| subslice(&last, from, len);
+        let (Some(rest), Some(byte)) = (part(0, len), part(len, 1)) else { continue };
+        buffers.push(rest);
+        return Ok(byte);
     }
 }
 
