@@ -1,6 +1,7 @@
 //! Images on the way in, and operations on them against a model.
 
 mod base_names;
+mod empty;
 mod hostile;
 mod permissions;
 mod shorter;

@@ -75,14 +75,14 @@ impl Uring {
             let done = self.raw.read_cached(segments.rest(), offset);
             segments.advance(done);
             offset += done as u64;
-            if segments.rest().is_empty() {
-                return Some(Ok(()));
-            }
         }
         self.begin(id, Transfer { segments, offset, kind: Kind::Read })
     }
 
     fn begin(&mut self, id: u16, transfer: Transfer) -> Option<io::Result<()>> {
+        if transfer.kind != Kind::Flush && transfer.segments.rest().is_empty() {
+            return Some(Ok(()));
+        }
         let made = self.ring();
         let entry = entry(&self.raw, &transfer, self.fixed.as_ref()).user_data(id.into());
         // Without io_uring it is waited for.

@@ -33,7 +33,7 @@ impl<'m> Walk<'m> {
         Self { table, next: head, left, first: left, indirect: false, bytes: 0 }
     }
 
-    /// How many may come yet, at most.
+    /// How many there may be from the last one on.
     pub fn left(&self) -> usize {
         usize::from(self.left) + 1
     }

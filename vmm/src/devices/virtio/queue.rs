@@ -220,7 +220,7 @@ impl Queue {
             let Some(buffer) = memory.slice(addr, len as usize) else {
                 return Err(Error::Outside { queue, addr, len });
             };
-            if buffers.len() == buffers.capacity() {
+            if buffers.len() == buffers.capacity() && descriptor.has_next() {
                 buffers.reserve(walk.left()); // Each further allocation would copy what was there.
             }
             buffers.push(buffer);
