@@ -13,7 +13,7 @@ const MAX: usize = 1024;
 pub struct Segments<L = Vec<iovec>> {
     list: L,
     next: usize,
-    /// Bytes.
+    /// Bytes that have yet to be transferred; none: all is done.
     left: usize,
 }
 

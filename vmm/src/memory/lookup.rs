@@ -14,13 +14,35 @@ use super::{Map, Pages, Slice};
 /// A value in guest memory, to be read or written in one go.
 pub type Field<'m, T> = VolatileRef<'m, T, RefSlice<'m, Pages>>;
 
+/// A region of a map.
+#[derive(Clone, Copy, Debug)]
+pub struct Region<'m> {
+    start: u64,
+    memory: Slice<'m>,
+}
+
+impl<'m> Region<'m> {
+    /// Where an address lies in it. Even of no bytes, those behind its end are not its own.
+    #[inline(always)]
+    fn offset(&self, addr: u64) -> Option<usize> {
+        let offset = addr.wrapping_sub(self.start);
+        (offset < self.memory.len() as u64).then_some(offset as usize)
+    }
+
+    /// The `len` bytes from `addr` on, if they are in the region.
+    // For every buffer: an optimizer for size would call it.
+    #[inline(always)]
+    pub fn slice(&self, addr: u64, len: usize) -> Option<Slice<'m>> {
+        subslice(&self.memory, self.offset(addr)?, len)
+    }
+}
+
 /// Looks addresses up in a map as it was at one moment. Most are in the region that the last one was in, which is then
 /// not searched for.
 #[derive(Debug)]
 pub struct Lookup<'m> {
     map: &'m Map,
-    /// Where the region of the last address begins, and its memory.
-    last: Option<(u64, Slice<'m>)>,
+    last: Option<Region<'m>>,
 }
 
 impl<'m> Lookup<'m> {
@@ -30,39 +52,27 @@ impl<'m> Lookup<'m> {
         Self { map, last: None }
     }
 
+    /// The region that the last address was in.
+    #[inline(always)]
+    pub fn last(&self) -> Option<Region<'m>> {
+        self.last
+    }
+
     /// The `len` bytes from `addr` on, which have to be in one region; none if they are not.
     // For every buffer: an optimizer for size would call it.
     #[inline(always)]
     pub fn slice(&mut self, addr: u64, len: usize) -> Option<Slice<'m>> {
-        if !self.is_in_last(addr) {
-            self.search(addr)?;
+        match self.last.as_ref().and_then(|region| region.slice(addr, len)) {
+            None => self.search(addr, len),
+            found => found,
         }
-        self.within_last(addr, len)
-    }
-
-    /// As [`Lookup::slice`], if they are in the region that the last address was in.
-    #[inline(always)]
-    pub fn slice_of_last(&self, addr: u64, len: usize) -> Option<Slice<'m>> {
-        if self.is_in_last(addr) { self.within_last(addr, len) } else { None }
-    }
-
-    #[inline(always)]
-    fn is_in_last(&self, addr: u64) -> bool {
-        // Even of no bytes, those behind its end are not its own.
-        self.last.as_ref().is_some_and(|(start, region)| addr.wrapping_sub(*start) < region.len() as u64)
-    }
-
-    #[inline(always)]
-    fn within_last(&self, addr: u64, len: usize) -> Option<Slice<'m>> {
-        let (start, region) = self.last.as_ref()?;
-        subslice(region, addr.wrapping_sub(*start) as usize, len)
     }
 
     #[cold]
-    fn search(&mut self, addr: u64) -> Option<()> {
+    fn search(&mut self, addr: u64, len: usize) -> Option<Slice<'m>> {
         let region = self.map.find_region(GuestAddress(addr))?;
-        self.last = Some((region.start_addr().raw_value(), region.as_volatile_slice().ok()?));
-        Some(())
+        let (start, memory) = (region.start_addr().raw_value(), region.as_volatile_slice().ok()?);
+        self.last.insert(Region { start, memory }).slice(addr, len)
     }
 }
 

@@ -22,7 +22,7 @@ use vm_memory::{
 
 use crate::config::{HugePages, MemorySpec};
 use layout::RamLayout;
-pub use lookup::{Field, Lookup, field, load_index, store_index, subslice};
+pub use lookup::{Field, Lookup, Region, field, load_index, store_index, subslice};
 pub use mapping::{HUGE_PAGE, Mapping};
 pub use pages::{PAGE, Pages};
 pub use shown::Shown;
@@ -64,6 +64,12 @@ fn hint(huge: HugePages) -> &'static str {
 
 /// What a device or a loader sees of the map at one moment.
 pub type Map = GuestMemoryMmap<Pages>;
+
+/// Whether the pages that we write are tracked.
+#[must_use]
+pub fn is_tracked(map: &Map) -> bool {
+    map.iter().any(|region| region.get_mmap().bitmap().is_on())
+}
 
 /// Guest memory. Clones share it; the map behind them can be exchanged while the guest runs.
 #[derive(Clone, Debug)]

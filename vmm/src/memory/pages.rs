@@ -49,6 +49,12 @@ impl Pages {
         self.on.store(false, Ordering::Release);
     }
 
+    /// Whether pages are tracked.
+    #[inline(always)]
+    pub fn is_on(&self) -> bool {
+        self.on.load(Ordering::Acquire)
+    }
+
     /// The dirty pages, 64 to a word, lowest bit first; they count as clean from now on.
     pub fn take(&self) -> Vec<u64> {
         self.words
@@ -66,7 +72,7 @@ impl Pages {
     }
 
     fn bits(&self) -> Option<&[AtomicU64]> {
-        if self.on.load(Ordering::Acquire) { self.words.get().map(AsRef::as_ref) } else { None }
+        if self.is_on() { self.words.get().map(AsRef::as_ref) } else { None }
     }
 }
 
@@ -78,7 +84,7 @@ impl Bitmap for Pages {
     // For every buffer: an optimizer for size would call it.
     #[inline(always)]
     fn mark_dirty(&self, offset: usize, len: usize) {
-        if self.on.load(Ordering::Acquire) {
+        if self.is_on() {
             self.mark(offset, len);
         }
     }

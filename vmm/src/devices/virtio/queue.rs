@@ -220,13 +220,16 @@ impl Queue {
             let Some(buffer) = memory.slice(addr, len as usize) else {
                 return Err(Error::Outside { queue, addr, len });
             };
-            if buffers.len() == buffers.capacity() && descriptor.has_next() {
-                buffers.reserve(walk.left()); // Each further allocation would copy what was there.
-            }
             buffers.push(buffer);
             if !descriptor.has_next() {
                 chain.head = head;
                 return Ok(true);
+            }
+            if buffers.spilled()
+                && let Some(region) = memory.last()
+            {
+                buffers.reserve(walk.left()); // Each further allocation would copy what was there.
+                buffers.extend(walk.alike(descriptor.flags(), region));
             }
         }
     }
@@ -268,7 +271,7 @@ impl Queue {
         let (size, first, end) = (self.ring.size(), self.ring.next_avail(), areas.available);
         let waiting = usize::from(end.wrapping_sub(first)).min(most - batch.chains.len());
         batch.reserve(waiting.min((len - batch.room) / LIKELY));
-        let mut next = first;
+        let (Some(region), mut next) = (memory.last(), first) else { return false };
         while next != end && batch.room < len && batch.chains.len() < most {
             let entry = 4 + 2 * usize::from(next % size);
             let Some(head) = field(&areas.driver, entry).map(|head| u16::from_le(head.load())) else { break };
@@ -276,7 +279,7 @@ impl Queue {
             if !alone.is_write_only() || alone.has_next() || alone.refers_to_indirect_table() {
                 break;
             }
-            let Some(buffer) = memory.slice_of_last(alone.addr().0, alone.len() as usize) else { break };
+            let Some(buffer) = region.slice(alone.addr().0, alone.len() as usize) else { break };
             batch.buffers.writable.push(buffer);
             batch.append(head, 1, alone.len());
             next = next.wrapping_add(1);

@@ -8,7 +8,7 @@ use vm_memory::bitmap::Bitmap;
 use super::super::queue::Buffers;
 use super::request::Status;
 use crate::disk::Operation;
-use crate::memory::{Map, Slice};
+use crate::memory::{Map, Slice, is_tracked};
 
 /// One of them.
 #[derive(Debug)]
@@ -86,10 +86,13 @@ impl Flights {
 }
 
 /// Marks the pages that a read has filled.
-pub fn mark_dirty(operation: &Operation<'_>) {
-    if let Operation::Read { to, .. } = operation {
-        for buffer in *to {
-            buffer.bitmap().mark_dirty(0, buffer.len());
+pub fn mark_dirty(operation: &Operation<'_>, memory: &Map) {
+    match operation {
+        Operation::Read { to: [one], .. } => one.bitmap().mark_dirty(0, one.len()),
+        // Not one by one as long as nobody wants to know.
+        Operation::Read { to, .. } if is_tracked(memory) => {
+            to.iter().for_each(|buffer| buffer.bitmap().mark_dirty(0, buffer.len()));
         }
+        _ => {}
     }
 }

@@ -110,7 +110,7 @@ impl Block {
                 let id = self.flights.next();
                 match self.disk.start(id, &operation) {
                     Some(result) => {
-                        flight::mark_dirty(&operation);
+                        flight::mark_dirty(&operation, rings.memory());
                         status_of(&result)
                     }
                     None => {
