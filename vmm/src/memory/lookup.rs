@@ -22,18 +22,14 @@ pub struct Region<'m> {
 }
 
 impl<'m> Region<'m> {
-    /// Where an address lies in it. Even of no bytes, those behind its end are not its own.
-    #[inline(always)]
-    fn offset(&self, addr: u64) -> Option<usize> {
-        let offset = addr.wrapping_sub(self.start);
-        (offset < self.memory.len() as u64).then_some(offset as usize)
-    }
-
-    /// The `len` bytes from `addr` on, if they are in the region.
+    /// The `len` bytes from `addr` on, if they are in the region. Even of no bytes, those behind its end are not its own.
     // For every buffer: an optimizer for size would call it.
     #[inline(always)]
     pub fn slice(&self, addr: u64, len: usize) -> Option<Slice<'m>> {
-        subslice(&self.memory, self.offset(addr)?, len)
+        let offset = addr.wrapping_sub(self.start);
+        let is_there = offset < self.memory.len() as u64 && len <= self.memory.len() - offset as usize;
+        // SAFETY: offset and length were checked.
+        is_there.then(|| unsafe { part(&self.memory, offset as usize, len) })
     }
 }
 
@@ -79,9 +75,18 @@ impl<'m> Lookup<'m> {
 /// The `len` bytes from byte `offset` on; none if they do not lie in the slice.
 #[inline(always)]
 pub fn subslice<'m>(of: &Slice<'m>, offset: usize, len: usize) -> Option<Slice<'m>> {
-    let start = start_of(of, offset, len)?;
+    // SAFETY: offset and length were checked.
+    start_of(of, offset, len).map(|_| unsafe { part(of, offset, len) })
+}
+
+/// # Safety
+///
+/// `len` bytes from `offset` on have to lie in the slice.
+#[inline(always)]
+unsafe fn part<'m>(of: &Slice<'m>, offset: usize, len: usize) -> Slice<'m> {
+    let start = of.ptr_guard_mut().as_ptr().wrapping_add(offset);
     // SAFETY: the bytes are within `of`, and have its lifetime.
-    Some(unsafe { VolatileSlice::with_bitmap(start, len, of.bitmap().slice_at(offset), None) })
+    unsafe { VolatileSlice::with_bitmap(start, len, of.bitmap().slice_at(offset), None) }
 }
 
 /// The value at byte `offset`; none if it does not lie in the slice.

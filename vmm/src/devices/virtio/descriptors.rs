@@ -40,6 +40,11 @@ impl<'m> Walk<'m> {
         usize::from(self.left) + 1
     }
 
+    /// Bytes of the buffers so far; of a whole chain they are less than 4 GiB.
+    pub fn len(&self) -> u32 {
+        self.bytes as u32
+    }
+
     /// The next descriptor that stands for a buffer; none if the chain cannot be followed.
     // For every buffer: an optimizer for size would call it.
     #[inline(always)]
@@ -213,6 +218,9 @@ mod tests {
             let mut chain = Chain::default();
             let popped = queue.pop(&mut lookup, &mut areas, &mut chain);
             let found = popped.is_ok_and(|there| there).then(|| (places(&chain.readable), places(&chain.writable)));
+            if let Some((readable, writable)) = &found {
+                prop_assert_eq!(readable.iter().chain(writable).map(|place| place.1).sum::<usize>(), chain.len as usize);
+            }
             prop_assert_eq!(found, by_the_letter(&map, &direct, &indirect));
         }
     }

@@ -59,8 +59,8 @@ pub enum Error {
 /// A list of buffers, which most chains need no allocation for.
 pub type Buffers<'m> = SmallVec<[Slice<'m>; 2]>;
 
-/// A chain of buffers that the driver made available. Nothing in it is read twice: what a device decides by, it copies
-/// out first.
+/// A chain of buffers that the driver made available, or several one after the other, of which head and length are the
+/// last one's. Nothing in it is read twice: what a device decides by, it copies out first.
 #[derive(Debug, Default)]
 pub struct Chain<'m> {
     /// What gives it back: see [`super::Rings::push`].
@@ -69,6 +69,8 @@ pub struct Chain<'m> {
     pub readable: Buffers<'m>,
     /// Buffers to write to, in their order.
     pub writable: Buffers<'m>,
+    /// Bytes of both.
+    pub len: u32,
 }
 
 impl Chain<'_> {
@@ -220,15 +222,17 @@ impl Queue {
             let Some(buffer) = memory.slice(addr, len as usize) else {
                 return Err(Error::Outside { queue, addr, len });
             };
+            if buffers.len() == buffers.capacity() && descriptor.has_next() {
+                buffers.reserve(walk.left()); // Each further allocation would copy what was there.
+            }
             buffers.push(buffer);
             if !descriptor.has_next() {
-                chain.head = head;
+                (chain.head, chain.len) = (head, walk.len());
                 return Ok(true);
             }
             if buffers.spilled()
                 && let Some(region) = memory.last()
             {
-                buffers.reserve(walk.left()); // Each further allocation would copy what was there.
                 buffers.extend(walk.alike(descriptor.flags(), region));
             }
         }

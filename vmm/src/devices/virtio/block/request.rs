@@ -69,6 +69,8 @@ pub struct Request<'c, 'm> {
     header: (u32, u64),
     /// What the driver sends, after the header.
     out: &'c [Slice<'m>],
+    /// Bytes of that.
+    sent: u64,
     /// Where data for the driver goes.
     data: &'c [Slice<'m>],
     /// Bytes of that.
@@ -92,13 +94,23 @@ impl<'c, 'm> Request<'c, 'm> {
     /// Takes a chain apart. However its bytes are spread over buffers (2.7.4), the first sixteen that the driver sends
     /// are the header, and the last that it is sent is the status.
     pub fn parse(chain: &'c mut Chain<'m>) -> Result<Self, Error> {
-        let Chain { readable: out, writable: data, .. } = chain;
+        let Chain { readable: out, writable: data, len, .. } = chain;
         let (header, first_out) = match alone(out) {
             Some(header) => (header, 1),
             None => spread(out)?,
         };
         let status = take_last(data)?;
-        Ok(Self { header, out: &out[first_out..], room: total(data), data, status })
+        let out = &out[first_out..];
+        // One of the two lists has nothing or little in it: that is summed, and the other has the rest.
+        let both = u64::from(*len) - (size_of::<Header>() + size_of::<Status>()) as u64;
+        let (sent, room) = if out.len() < data.len() {
+            let sent = total(out);
+            (sent, both - sent)
+        } else {
+            let room = total(data);
+            (both - room, room)
+        };
+        Ok(Self { header, out, sent, data, room, status })
     }
 
     /// What is to be done on a disk of this geometry.
@@ -112,7 +124,7 @@ impl<'c, 'm> Request<'c, 'm> {
                 None => refuse,
             },
             kind::OUT if geometry.readonly => refuse,
-            kind::OUT => match place(geometry, sector, total(out)) {
+            kind::OUT => match place(geometry, sector, self.sent) {
                 Some(offset) => Work::Disk(Operation::Write { offset, from: out, durable }),
                 None => refuse,
             },
@@ -126,7 +138,7 @@ impl<'c, 'm> Request<'c, 'm> {
 
     /// Bytes of data in both directions.
     pub fn data_len(&self) -> u64 {
-        total(self.out) + self.room
+        self.sent + self.room
     }
 
     /// Bytes that the driver is sent when all goes well, the status among them.
