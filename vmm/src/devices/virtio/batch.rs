@@ -3,7 +3,7 @@
 
 use smallvec::SmallVec;
 
-use super::queue::Chain;
+use super::chain::Chain;
 
 /// One of the chains.
 #[derive(Clone, Copy, Debug)]

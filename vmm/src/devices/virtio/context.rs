@@ -9,7 +9,8 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::VirtioDevice;
 use super::batch::Batch;
-use super::queue::{Areas, Chain, Error, Queue};
+use super::chain::Chain;
+use super::queue::{Areas, Error, Queue};
 use super::transport::Transport;
 use crate::devices::event_loop::Descriptors;
 use crate::memory::{Lookup, Map};

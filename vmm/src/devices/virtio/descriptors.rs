@@ -105,7 +105,7 @@ mod tests {
     use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestRegionMmap};
 
     use super::*;
-    use crate::devices::virtio::queue::{Chain, Queue};
+    use crate::devices::virtio::{Chain, Queue};
     use crate::memory::{Map, PAGE, Pages};
 
     /// Descriptors of the queue, and in the indirect table.
@@ -179,7 +179,7 @@ mod tests {
                 false => return None,
             }
             if !descriptor.has_next() {
-                return (bytes <= u32::MAX as usize).then_some((readable, writable));
+                return u32::try_from(bytes).is_ok().then_some((readable, writable));
             }
             at = descriptor.next().into();
         }

@@ -12,6 +12,7 @@
 
 mod batch;
 mod block;
+pub mod chain;
 mod console;
 mod context;
 mod descriptors;
@@ -29,6 +30,7 @@ mod vsock;
 
 pub use batch::{Batch, Taken};
 pub use block::{Block, Options as BlockOptions};
+pub use chain::Chain;
 pub use console::{Console, ConsoleInput, MAX_PORTS, Port};
 pub use context::{Context, Rings};
 pub use entropy::Entropy;
@@ -36,7 +38,7 @@ pub use net::{Backend as NetBackend, Net, NetOptions, Stream, Tap};
 #[cfg(any(test, feature = "testing"))]
 pub use net::{Cable, Loopback};
 pub use pmem::{Pmem, Writes as PmemWrites};
-pub use queue::{Chain, Error, Queue};
+pub use queue::{Error, Queue};
 #[cfg(any(test, feature = "testing"))]
 pub use vsock::FakePeers;
 pub use vsock::{Endpoint, Peers, Vsock};

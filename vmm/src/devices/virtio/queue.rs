@@ -4,12 +4,12 @@ use std::num::Wrapping;
 use std::sync::atomic::{Ordering, fence};
 
 use serde::{Deserialize, Serialize};
-use smallvec::SmallVec;
 use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{QueueOwnedT, QueueState, QueueT};
 
 use super::batch::Batch;
+use super::chain::{Chain, total};
 use super::descriptors::{MAX_CHAIN, Walk, descriptor};
 use crate::memory::{Lookup, Map, Slice, field, load_index, store_index};
 
@@ -56,31 +56,6 @@ pub enum Error {
     Request(&'static str),
 }
 
-/// A list of buffers, which most chains need no allocation for.
-pub type Buffers<'m> = SmallVec<[Slice<'m>; 2]>;
-
-/// A chain of buffers that the driver made available, or several one after the other, of which head and length are the
-/// last one's. Nothing in it is read twice: what a device decides by, it copies out first.
-#[derive(Debug, Default)]
-pub struct Chain<'m> {
-    /// What gives it back: see [`super::Rings::push`].
-    pub head: u16,
-    /// Buffers to read from, in their order.
-    pub readable: Buffers<'m>,
-    /// Buffers to write to, in their order.
-    pub writable: Buffers<'m>,
-    /// Bytes of both.
-    pub len: u32,
-}
-
-impl Chain<'_> {
-    /// Has no buffers any more, but the room that they took for those of the next.
-    pub fn clear(&mut self) {
-        self.readable.clear();
-        self.writable.clear();
-    }
-}
-
 /// Where the parts of a queue's ring are (2.6).
 #[derive(Debug)]
 pub struct Areas<'m> {
@@ -89,12 +64,6 @@ pub struct Areas<'m> {
     device: Slice<'m>,
     /// The driver's index, as it was read last.
     available: u16,
-}
-
-/// Bytes in a list of buffers.
-#[must_use]
-pub fn total(buffers: &[Slice<'_>]) -> u64 {
-    buffers.iter().map(|buffer| buffer.len() as u64).sum()
 }
 
 /// One virtqueue, as the core holds it.

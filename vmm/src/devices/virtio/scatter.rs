@@ -11,7 +11,7 @@ use libc::iovec;
 use smallvec::SmallVec;
 use vm_memory::bitmap::Bitmap;
 
-use super::queue::Buffers;
+use super::chain::Buffers;
 use crate::memory::{Slice, subslice};
 
 /// `UIO_MAXIOV`: the kernel takes no more pieces at once.

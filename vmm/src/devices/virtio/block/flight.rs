@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use vm_memory::bitmap::Bitmap;
 
-use super::super::queue::Buffers;
+use super::super::chain::Buffers;
 use super::request::Status;
 use crate::disk::Operation;
 use crate::memory::{Map, Slice, is_tracked};

@@ -4,7 +4,7 @@ use std::mem::offset_of;
 
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, little_endian as le};
 
-use super::super::queue::{Buffers, total};
+use super::super::chain::{Buffers, total};
 use super::super::{Chain, Error};
 use crate::disk::{Geometry, Operation, SECTOR};
 use crate::memory::{Slice, field, subslice};

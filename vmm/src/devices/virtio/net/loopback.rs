@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::backend::{Backend, LONGEST, Outcome};
-use crate::devices::virtio::queue::total;
+use crate::devices::virtio::chain::total;
 use crate::devices::virtio::scatter::{copy_in, copy_out};
 use crate::memory::Slice;
 

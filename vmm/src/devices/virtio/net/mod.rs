@@ -204,7 +204,7 @@ impl Net {
                 }
                 break;
             }
-            let len = super::queue::total(&chain.readable);
+            let len = super::chain::total(&chain.readable);
             if len < HEADER as u64 {
                 return Err(Error::Request("a frame of the network device is shorter than its header"));
             }

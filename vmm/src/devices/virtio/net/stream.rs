@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use super::backend::{Backend, HEADER, LONGEST, Outcome};
-use crate::devices::virtio::queue::total;
+use crate::devices::virtio::chain::total;
 use crate::devices::virtio::scatter::{copy_in, copy_out};
 use crate::memory::Slice;
 

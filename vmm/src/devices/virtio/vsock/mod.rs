@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use vmm_sys_util::epoll::EventSet;
 use zerocopy::IntoBytes;
 
-use super::queue::total;
+use super::chain::total;
 use super::scatter::{copy_in, copy_out};
 use super::{Chain, Context, DeviceKind, Error, Rings, VirtioDevice, read_bytes};
 use crate::state::{self, Saved};
