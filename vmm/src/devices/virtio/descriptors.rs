@@ -1,4 +1,5 @@
-//! Descriptors of a chain (2.7.5), in the queue's table and in an indirect one. Each descriptor is copied out once.
+//! Descriptors of a chain (2.7.5), in the queue's table and in an indirect one. What is checked of a
+//! descriptor and what is used is one copy of it.
 
 use std::iter;
 

@@ -91,8 +91,8 @@ pub enum Work<'a> {
 }
 
 impl<'c, 'm> Request<'c, 'm> {
-    /// Takes a chain apart. However its bytes are spread over buffers (2.7.4), the first sixteen that the driver sends
-    /// are the header, and the last that it is sent is the status.
+    /// Takes a chain apart, the only one in its lists. However its bytes are spread over buffers (2.7.4), the first sixteen
+    /// that the driver sends are the header, and the last that it is sent is the status.
     pub fn parse(chain: &'c mut Chain<'m>) -> Result<Self, Error> {
         let Chain { readable: out, writable: data, len, .. } = chain;
         let (header, first_out) = match alone(out) {

@@ -1,5 +1,6 @@
 //! The device under a driver that keeps to the rules, and under one that does not.
 
+mod dirty;
 mod model;
 
 use proptest::prelude::*;
