@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -15,6 +15,7 @@ use xtask::ctx::{Ctx, Options};
 use xtask::kernel::Kernel;
 use xtask::lab::{Lab, Report, Speed, StepReport, Way, emulator};
 use xtask::probe::{self, Level};
+use xtask::skip;
 use xtask::tuned::{Recipe, Variant};
 use xtask::{built, initramfs};
 
@@ -177,6 +178,17 @@ fn wanted(args: &Arguments, name: &str) -> bool {
 /// A test that is a function.
 pub fn test(name: &str, test: impl FnOnce() -> Result<()> + Send + 'static) -> Trial {
     Trial::test(name, move || test().map_err(|error| format!("{error:#}").into()))
+}
+
+/// Whether this host gives namespaces by these options of unshare(1), as a container may not.
+pub fn gives_namespaces(options: &[&str]) -> bool {
+    let tried = Command::new("unshare").args(options).arg("true").stderr(Stdio::null()).status();
+    tried.is_ok_and(|status| status.success())
+}
+
+/// Says that `test` is not run since [`gives_namespaces`] is false.
+pub fn note_no_namespaces(test: &str, options: &[&str]) {
+    skip::note(test, &format!("this host gives no namespaces (`unshare {} true` fails)", options.join(" ")));
 }
 
 /// Runs those of the tests made by `trials` that the command line selects, and prints what came of them. `trials` gets a

@@ -1,6 +1,6 @@
 //! With a filled cache, nothing needs a network: `cargo xtask` in an empty network namespace.
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use agent::Status;
 use anyhow::{Result, ensure};
@@ -9,7 +9,6 @@ use xtask::ctx::Ctx;
 use xtask::initramfs;
 use xtask::kernel::Kernel;
 use xtask::lab::{self, Lab, Way, qemu};
-use xtask::skip;
 
 /// Long enough for a lab on a slow and busy host.
 const DEADLINE_MS: u64 = 600_000;
@@ -45,9 +44,8 @@ fn test() -> Result<()> {
 fn without_network(name: &str, words: &[&str], status: u8) -> Result<Option<String>> {
     let ctx = suite::context()?;
     fill_cache(&ctx)?;
-    if !Command::new(ISOLATE[0]).args(&ISOLATE[1..]).arg("true").status().is_ok_and(|status| status.success())
-    {
-        skip::note(name, "this host gives no network namespace (unshare --map-root-user --net fails)");
+    if !suite::gives_namespaces(&ISOLATE[1..]) {
+        suite::note_no_namespaces(name, &ISOLATE[1..]);
         return Ok(None);
     }
     let cargo = ctx.cargo();

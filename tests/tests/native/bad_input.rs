@@ -114,7 +114,12 @@ const CASES: &[Case] = &[
 
 /// What a host can lack: a case's name, a shell's line that makes it so before it executes its arguments, more
 /// arguments, and what the one line must contain. All of it is done by somebody who has no privileges on the host.
-const LACKING: &[(&str, &str, &[&str], &[&str])] = &[
+type Lacking = (&'static str, &'static str, &'static [&'static str], &'static [&'static str]);
+
+/// User and mount namespaces of its own: nobody else's /dev changes.
+pub(crate) const NAMESPACES: &[&str] = &["--map-root-user", "--mount"];
+
+const LACKING: &[Lacking] = &[
     ("kvm_absent", "mount -t tmpfs none /dev && exec \"$@\"", &[], &["/dev/kvm", "modprobe"]),
     ("kvm_is_something_else", "mount --bind /dev/null /dev/kvm && exec \"$@\"", &[], &["/dev/kvm"]),
     (
@@ -174,12 +179,16 @@ pub(crate) fn runs(ctx: &Ctx, lab: &mut Lab, place: &Path) -> Result<Vec<Guest>>
         let says = &["KVM emulates guests in software", "Linux"];
         runs.push(refused("bad_input::linux_on_a_software_kvm", says).args(&["--kernel", "{bzimage}"]));
     }
-    for (name, line, args, says) in LACKING {
-        let run = refused(&format!("bad_input::{name}"), says).flag("kernel", "{mark}").args(args);
-        // In user and mount namespaces of its own: nobody else's /dev changes.
-        runs.push(run.within(&["unshare", "--map-root-user", "--mount", "sh", "-c", line, "sh"]));
-    }
     Ok(runs)
+}
+
+/// Runs on a host that lacks something, in [`NAMESPACES`].
+pub(crate) fn lacking() -> Vec<Guest> {
+    let run = |&(name, line, args, says): &Lacking| {
+        let run = refused(&format!("bad_input::{name}"), says).flag("kernel", "{mark}").args(args);
+        run.within(&[&["unshare"], NAMESPACES, &["sh", "-c", line, "sh"]].concat())
+    };
+    LACKING.iter().map(run).collect()
 }
 
 /// A run that is refused with one line, which has all of `says`.

@@ -12,8 +12,9 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use libtest_mimic::Trial;
-use tests::suite;
+use tests::{Guest, suite};
 use xtask::ctx::Ctx;
+use xtask::lab::Way;
 
 fn main() -> ExitCode {
     obey_signals();
@@ -32,6 +33,14 @@ fn obey_signals() {
     }
 }
 
+fn without_namespaces(run: &Guest) -> Trial {
+    let name = run.name().to_owned();
+    suite::test(run.name(), move || {
+        suite::note_no_namespaces(&name, bad_input::NAMESPACES);
+        Ok(())
+    })
+}
+
 fn trials(ctx: &Ctx, place: &Path) -> Result<Vec<Trial>> {
     let mut lab = suite::tiny_lab(ctx)?;
     let mut runs = guests::runs(ctx, &mut lab)?;
@@ -39,6 +48,11 @@ fn trials(ctx: &Ctx, place: &Path) -> Result<Vec<Trial>> {
     runs.extend(bad_input::runs(ctx, &mut lab, place)?);
     runs.extend(bad_disks::runs(&mut lab, place)?);
     let mut trials = terminal::trials(ctx, lab.way)?;
+    if lab.way != Way::Native || suite::gives_namespaces(bad_input::NAMESPACES) {
+        runs.extend(bad_input::lacking());
+    } else {
+        trials.extend(bad_input::lacking().iter().map(without_namespaces));
+    }
     trials.extend(suite::guests(ctx, lab, runs)?);
     Ok(trials)
 }
