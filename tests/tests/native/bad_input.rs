@@ -112,13 +112,14 @@ const CASES: &[Case] = &[
     ("descriptor_closed", &["--kernel", "fd:77"], &["fd:77"]),
 ];
 
-/// What a host can lack: a case's name, a shell's line that makes it so before it executes its arguments, more
-/// arguments, and what the one line must contain. All of it is done by somebody who has no privileges on the host.
+/// A host that lacks something: a case's name, a shell's line that makes it so before it executes its arguments, more
+/// arguments, and what the one line must contain.
 type Lacking = (&'static str, &'static str, &'static [&'static str], &'static [&'static str]);
 
 /// User and mount namespaces of its own: nobody else's /dev changes.
 pub(crate) const NAMESPACES: &[&str] = &["--map-root-user", "--mount"];
 
+/// What a host can lack. All of it is done by somebody who has no privileges on the host.
 const LACKING: &[Lacking] = &[
     ("kvm_absent", "mount -t tmpfs none /dev && exec \"$@\"", &[], &["/dev/kvm", "modprobe"]),
     ("kvm_is_something_else", "mount --bind /dev/null /dev/kvm && exec \"$@\"", &[], &["/dev/kvm"]),

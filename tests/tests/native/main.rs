@@ -33,6 +33,7 @@ fn obey_signals() {
     }
 }
 
+/// Stands for a run that this host gives no namespaces to.
 fn without_namespaces(run: &Guest) -> Trial {
     let name = run.name().to_owned();
     suite::test(run.name(), move || {

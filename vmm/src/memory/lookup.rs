@@ -132,22 +132,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use vm_memory::GuestRegionMmap;
+    use abi::layout::Range;
+
+    use crate::memory::map_of;
 
     const PAGE: u64 = 4096;
 
     fn map() -> Map {
         // Two regions that touch, then one behind a hole, and one at the end of all addresses.
-        let regions = [(0, 2), (2, 1), (5, 3), ((1 << 52) - 2, 1)].map(|(page, pages)| {
-            let bitmap = Pages::new((pages * PAGE) as usize, None);
-            let region = vm_memory::mmap::MmapRegionBuilder::new_with_bitmap((pages * PAGE) as usize, bitmap)
-                .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-                .with_mmap_flags(libc::MAP_ANONYMOUS | libc::MAP_PRIVATE | libc::MAP_NORESERVE)
-                .build()
-                .unwrap();
-            GuestRegionMmap::new(region, GuestAddress(page * PAGE)).unwrap()
-        });
-        Map::from_regions(regions.into()).unwrap()
+        let regions = [(0, 2), (2, 1), (5, 3), ((1 << 52) - 2, 1)];
+        map_of(&regions.map(|(page, pages)| Range { start: page * PAGE, len: pages * PAGE }))
     }
 
     fn addresses() -> impl Strategy<Value = u64> {

@@ -65,6 +65,21 @@ fn hint(huge: HugePages) -> &'static str {
 /// What a device or a loader sees of the map at one moment.
 pub type Map = GuestMemoryMmap<Pages>;
 
+/// Memory at these places, which are in order, for tests.
+#[cfg(test)]
+pub fn map_of(ranges: &[Range]) -> Map {
+    let region = |range: &Range| {
+        let bitmap = Pages::new(range.len as usize, None);
+        let region = MmapRegionBuilder::new_with_bitmap(range.len as usize, bitmap)
+            .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+            .with_mmap_flags(libc::MAP_ANONYMOUS | libc::MAP_PRIVATE | libc::MAP_NORESERVE)
+            .build()
+            .unwrap();
+        GuestRegionMmap::new(region, GuestAddress(range.start)).unwrap()
+    };
+    Map::from_regions(ranges.iter().map(region).collect()).unwrap()
+}
+
 /// Whether the pages that we write are tracked.
 #[must_use]
 pub fn is_tracked(map: &Map) -> bool {

@@ -99,15 +99,15 @@ impl<'m> Walk<'m> {
 
 #[cfg(test)]
 mod tests {
+    use abi::layout::Range;
     use proptest::prelude::*;
     use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
     use virtio_queue::QueueT;
-    use vm_memory::mmap::MmapRegionBuilder;
-    use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestRegionMmap};
+    use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
     use super::*;
     use crate::devices::virtio::{Chain, Queue};
-    use crate::memory::{Map, PAGE, Pages};
+    use crate::memory::{Map, PAGE, map_of};
 
     /// Descriptors of the queue, and in the indirect table.
     const LEN: usize = 64;
@@ -124,16 +124,7 @@ mod tests {
     type Places = Vec<(u64, usize)>;
 
     fn map() -> Map {
-        let regions = [(0, BORDER), (BORDER, END)].map(|(start, end)| {
-            let len = (end - start) as usize;
-            let region = MmapRegionBuilder::new_with_bitmap(len, Pages::new(len, None))
-                .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-                .with_mmap_flags(libc::MAP_ANONYMOUS | libc::MAP_PRIVATE)
-                .build()
-                .unwrap();
-            GuestRegionMmap::new(region, GuestAddress(start)).unwrap()
-        });
-        Map::from_regions(regions.into()).unwrap()
+        map_of(&[Range { start: 0, len: BORDER }, Range { start: BORDER, len: END - BORDER }])
     }
 
     fn any_descriptor() -> impl Strategy<Value = Descriptor> {

@@ -7,7 +7,6 @@ use vm_memory::bitmap::Bitmap;
 
 use super::super::chain::Buffers;
 use super::request::Status;
-use crate::disk::Operation;
 use crate::memory::{Map, Slice, is_tracked};
 
 /// One of them.
@@ -16,10 +15,10 @@ pub struct Flight {
     queue: u16,
     head: u16,
     written: u32,
-    // Before `_memory`, which they borrow from.
+    // Before `memory`, which they borrow from.
     data: Buffers<'static>,
     status: Slice<'static>,
-    _memory: Arc<Map>,
+    memory: Arc<Map>,
 }
 
 // SAFETY: its slices are addresses in a mapping that belongs to the process and that the flight keeps.
@@ -28,9 +27,7 @@ unsafe impl Send for Flight {}
 impl Flight {
     /// Tells the driver how it ended. Its queue, the head of its chain, and the bytes that were written to that.
     pub fn end(self, status: Status) -> (u16, u16, u32) {
-        for buffer in &self.data {
-            buffer.bitmap().mark_dirty(0, buffer.len());
-        }
+        mark_dirty(&self.data, &self.memory);
         self.status.copy_from(&[status as u8]);
         (self.queue, self.head, if status == Status::Ok { self.written } else { 1 })
     }
@@ -68,7 +65,7 @@ impl Flights {
         let data = unsafe { std::mem::transmute::<Buffers<'_>, Buffers<'static>>(data) };
         // SAFETY: as above.
         let status = unsafe { std::mem::transmute::<Slice<'_>, Slice<'static>>(status) };
-        let flight = Flight { queue, head, written, data, status, _memory: Arc::clone(memory) };
+        let flight = Flight { queue, head, written, data, status, memory: Arc::clone(memory) };
         match self.free.pop() {
             Some(_) => self.slots[usize::from(id)] = Some(flight),
             None => self.slots.push(Some(flight)),
@@ -85,13 +82,12 @@ impl Flights {
     }
 }
 
-/// Marks the pages that a read has filled.
-pub fn mark_dirty(operation: &Operation<'_>, memory: &Map) {
-    match operation {
-        Operation::Read { to: [one], .. } => one.bitmap().mark_dirty(0, one.len()),
-        // Not one by one as long as nobody wants to know.
-        Operation::Read { to, .. } if is_tracked(memory) => {
-            to.iter().for_each(|buffer| buffer.bitmap().mark_dirty(0, buffer.len()));
+/// Marks the pages of buffers that were written to: not one by one as long as nobody wants to know.
+pub fn mark_dirty(buffers: &[Slice<'_>], memory: &Map) {
+    match buffers {
+        [one] => one.bitmap().mark_dirty(0, one.len()),
+        _ if is_tracked(memory) => {
+            buffers.iter().for_each(|buffer| buffer.bitmap().mark_dirty(0, buffer.len()));
         }
         _ => {}
     }

@@ -14,7 +14,7 @@ use zerocopy::IntoBytes;
 
 use super::{Chain, Context, DeviceKind, Error, Rings, VirtioDevice, read_bytes};
 use crate::devices::rate::{RateLevels, RateLimiter};
-use crate::disk::{Backend, Geometry};
+use crate::disk::{Backend, Geometry, Operation};
 use crate::state::{self, Saved};
 use config::{Config, feature};
 use flight::Flights;
@@ -110,7 +110,9 @@ impl Block {
                 let id = self.flights.next();
                 match self.disk.start(id, &operation) {
                     Some(result) => {
-                        flight::mark_dirty(&operation, rings.memory());
+                        if let Operation::Read { to, .. } = operation {
+                            flight::mark_dirty(to, rings.memory());
+                        }
                         status_of(&result)
                     }
                     None => {

@@ -103,14 +103,8 @@ impl<'c, 'm> Request<'c, 'm> {
         let out = &out[first_out..];
         // One of the two lists has nothing or little in it: that is summed, and the other has the rest.
         let both = u64::from(*len) - (size_of::<Header>() + size_of::<Status>()) as u64;
-        let (sent, room) = if out.len() < data.len() {
-            let sent = total(out);
-            (sent, both - sent)
-        } else {
-            let room = total(data);
-            (both - room, room)
-        };
-        Ok(Self { header, out, sent, data, room, status })
+        let room = if out.len() < data.len() { both - total(out) } else { total(data) };
+        Ok(Self { header, out, sent: both - room, data, room, status })
     }
 
     /// What is to be done on a disk of this geometry.
